@@ -1,0 +1,3 @@
+//! The node: pods, containers, network, service proxy, DNS.
+
+pub mod seam;

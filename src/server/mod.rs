@@ -1,0 +1,3 @@
+//! The control plane: API server, scheduler, controllers.
+
+pub mod request;

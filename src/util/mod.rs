@@ -1,0 +1,10 @@
+//! What every part may use and what uses nothing of ours: clock, randomness, tasks, errors, files.
+
+pub mod backoff;
+pub mod clock;
+pub mod errors;
+pub mod fs;
+pub mod log;
+pub mod rng;
+pub mod signal;
+pub mod tasks;
