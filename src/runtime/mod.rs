@@ -4,7 +4,11 @@
 //! lacks); `fake` is for tests and hollow nodes. Every call may be repeated: making what exists is
 //! [`Error::AlreadyExists`], removing what is gone is success.
 
+pub mod fake;
+pub mod registry;
+
 mod error;
+mod events;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

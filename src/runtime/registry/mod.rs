@@ -1,0 +1,3 @@
+//! Images in registries: what they are called, and how they are fetched.
+
+pub mod reference;
