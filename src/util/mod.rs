@@ -8,3 +8,5 @@ pub mod log;
 pub mod rng;
 pub mod signal;
 pub mod tasks;
+pub mod tls;
+pub mod x509;

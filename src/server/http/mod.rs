@@ -1,0 +1,3 @@
+//! Everything between a connection and the REST verbs: TLS, filters, routes, health, discovery.
+
+pub mod route;
