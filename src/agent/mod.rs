@@ -1,3 +1,6 @@
 //! The node: pods, containers, network, service proxy, DNS.
 
+pub mod network;
+pub mod nft;
 pub mod seam;
+pub mod sys;

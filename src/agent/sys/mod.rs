@@ -1,0 +1,5 @@
+//! System calls and child processes of the node: the only place of the agent that makes them.
+
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;
