@@ -516,6 +516,7 @@ mod tests {
             security: Security::default(),
             tty: false,
             stdin: false,
+            stdin_once: false,
             log: PathBuf::new(),
             labels: BTreeMap::new(),
         }

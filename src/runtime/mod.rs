@@ -183,8 +183,10 @@ pub struct ContainerSpec {
     pub security: Security,
     /// Whether it has a terminal.
     pub tty: bool,
-    /// Whether its standard input stays open.
+    /// Whether it has a standard input.
     pub stdin: bool,
+    /// Whether its standard input is closed when the first attached client leaves.
+    pub stdin_once: bool,
     /// Log file in the kubelet's format, written by orch's log program.
     pub log: PathBuf,
     /// Kept with the container and given back in its state.
