@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Namespace and name. The namespace is empty for cluster-scoped objects.
@@ -39,7 +40,8 @@ impl fmt::Display for ObjectKey {
 
 /// A JSON object that is a Kubernetes object. Unknown fields are kept as they are: nothing here
 /// goes through a typed struct.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Object(pub Map<String, Value>);
 
 impl Object {
