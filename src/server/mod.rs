@@ -1,5 +1,8 @@
 //! The control plane: API server, scheduler, controllers.
 
+pub mod cacher;
 pub mod http;
 pub mod pki;
+pub mod registry;
 pub mod request;
+pub mod storage;

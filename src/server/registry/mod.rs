@@ -1,0 +1,225 @@
+//! The table of what is served: one [`ResourceDef`] a resource and version, built-in or added while
+//! the server runs. Readers take a [`Snapshot`], which never changes under them.
+//!
+//! Terms. Versions of one resource that share a `storage` folder are the same objects; the first of
+//! them in the table is the *stored form*, and objects of the others are converted at the edge.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::api::gvk::{GroupVersionKind, GroupVersionResource, Scope};
+use crate::api::kinds::KindDef;
+
+/// A path below an object with rules of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubresourceDef {
+    /// For instance `status`.
+    pub name: String,
+    /// Kind of its bodies.
+    pub gvk: GroupVersionKind,
+    /// As discovery lists them.
+    pub verbs: Vec<String>,
+}
+
+/// Where the behaviour of a resource comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Rules {
+    /// A row of the table of built-in kinds.
+    Builtin(&'static KindDef),
+}
+
+impl Rules {
+    /// The functions to call.
+    pub fn kind(&self) -> &'static KindDef {
+        match self {
+            Rules::Builtin(kind) => kind,
+        }
+    }
+}
+
+/// One resource in one version.
+#[derive(Clone, Debug)]
+pub struct ResourceDef {
+    /// What a URL names.
+    pub gvr: GroupVersionResource,
+    /// What its objects say of themselves.
+    pub gvk: GroupVersionKind,
+    /// For instance `PodList`.
+    pub list_kind: String,
+    /// For instance `pod`.
+    pub singular: String,
+    /// For instance `po`.
+    pub short_names: Vec<String>,
+    /// For instance `all`.
+    pub categories: Vec<String>,
+    /// Whether objects live in a namespace.
+    pub scope: Scope,
+    /// What is served, as discovery lists it.
+    pub verbs: Vec<String>,
+    /// Paths below an object.
+    pub subresources: Vec<SubresourceDef>,
+    /// Name of the type in the schema table.
+    pub schema: String,
+    /// Folder of the store.
+    pub storage: String,
+    /// Kind of the stored form; the same as `gvk` for most.
+    pub stored: GroupVersionKind,
+    /// How its objects are defaulted, validated, printed.
+    pub rules: Rules,
+}
+
+impl ResourceDef {
+    /// Whether objects live in a namespace.
+    pub fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    /// Whether objects are stored in another version than this one.
+    pub fn is_converted(&self) -> bool {
+        self.gvk != self.stored
+    }
+
+    /// Whether `verb` is served.
+    pub fn serves(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|served| served == verb)
+    }
+
+    /// The path `name` below an object, where there is one.
+    pub fn subresource(&self, name: &str) -> Option<&SubresourceDef> {
+        self.subresources.iter().find(|sub| sub.name == name)
+    }
+
+    fn builtin(kind: &'static KindDef, stored: &'static KindDef) -> Self {
+        Self {
+            gvr: GroupVersionResource::new(kind.group, kind.version, kind.plural),
+            gvk: GroupVersionKind::new(kind.group, kind.version, kind.kind),
+            list_kind: format!("{}List", kind.kind),
+            singular: kind.singular.to_owned(),
+            short_names: owned(kind.short_names),
+            categories: owned(kind.categories),
+            scope: kind.scope,
+            verbs: owned(kind.verbs),
+            subresources: kind
+                .subresources
+                .iter()
+                .map(|sub| SubresourceDef {
+                    name: sub.name.to_owned(),
+                    gvk: GroupVersionKind::new(sub.group, sub.version, sub.kind),
+                    verbs: owned(sub.verbs),
+                })
+                .collect(),
+            schema: kind.schema.to_owned(),
+            storage: kind.storage.to_owned(),
+            stored: GroupVersionKind::new(stored.group, stored.version, stored.kind),
+            rules: Rules::Builtin(kind),
+        }
+    }
+}
+
+/// The table at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    resources: Vec<Arc<ResourceDef>>,
+    by_plural: HashMap<String, Vec<usize>>,
+    stored: HashMap<String, usize>,
+}
+
+impl Snapshot {
+    fn new(resources: Vec<Arc<ResourceDef>>) -> Self {
+        let mut by_plural: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut stored = HashMap::new();
+        for (at, def) in resources.iter().enumerate() {
+            by_plural
+                .entry(def.gvr.resource.clone())
+                .or_default()
+                .push(at);
+            stored.entry(def.storage.clone()).or_insert(at);
+        }
+        Self {
+            resources,
+            by_plural,
+            stored,
+        }
+    }
+
+    /// Everything, in the order of the table.
+    pub fn resources(&self) -> &[Arc<ResourceDef>] {
+        &self.resources
+    }
+
+    /// The resource a URL names.
+    pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<ResourceDef>> {
+        self.by_plural
+            .get(resource)?
+            .iter()
+            .map(|at| &self.resources[*at])
+            .find(|def| def.gvr.group == group && def.gvr.version == version)
+    }
+
+    /// The resource whose objects are of a kind.
+    pub fn find_kind(&self, kind: &GroupVersionKind) -> Option<&Arc<ResourceDef>> {
+        self.resources.iter().find(|def| def.gvk == *kind)
+    }
+
+    /// The stored form of a storage folder.
+    pub fn stored(&self, storage: &str) -> Option<&Arc<ResourceDef>> {
+        self.stored.get(storage).map(|at| &self.resources[*at])
+    }
+}
+
+/// The table, and who is told when it changes.
+#[derive(Debug)]
+pub struct Registry {
+    snapshot: ArcSwap<Snapshot>,
+    /// Held while a new snapshot is made, so that two changes do not lose one.
+    writing: Mutex<()>,
+    generation: watch::Sender<u64>,
+}
+
+impl Registry {
+    /// A table of the given kinds; the first of those that share a storage is its stored form.
+    pub fn of(kinds: &[&'static KindDef]) -> Self {
+        let defs = kinds
+            .iter()
+            .map(|kind| {
+                let stored = kinds
+                    .iter()
+                    .find(|other| other.storage == kind.storage)
+                    .unwrap_or(kind);
+                Arc::new(ResourceDef::builtin(kind, stored))
+            })
+            .collect();
+        Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::new(defs)),
+            writing: Mutex::new(()),
+            generation: watch::Sender::new(0),
+        }
+    }
+
+    /// The table now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Raised with every change of the table.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Replaces the table by what `change` makes of it.
+    pub fn update(&self, change: impl FnOnce(&mut Vec<Arc<ResourceDef>>)) {
+        let _writing = self.writing.lock();
+        let mut resources = self.snapshot.load().resources.clone();
+        change(&mut resources);
+        self.snapshot.store(Arc::new(Snapshot::new(resources)));
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
