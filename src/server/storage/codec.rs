@@ -166,7 +166,10 @@ mod tests {
     fn empty_metadata_is_served_as_valid_json() {
         let stored = encode(&object(json!({})));
         let served = serve(&stored, Revision(1)).unwrap();
-        assert_eq!(&served.bytes[..], br#"{"metadata":{"resourceVersion":"1"}}"#);
+        assert_eq!(
+            &served.bytes[..],
+            br#"{"metadata":{"resourceVersion":"1"}}"#
+        );
     }
 
     #[test]
