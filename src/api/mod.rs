@@ -2,5 +2,9 @@
 
 pub mod gvk;
 pub mod kinds;
+pub mod name;
 pub mod object;
+pub mod options;
+pub mod selector;
 pub mod status;
+pub mod time;

@@ -118,6 +118,11 @@ impl Object {
         self.0.get("spec").and_then(Value::as_object)
     }
 
+    /// The value of a top-level field; null where absent.
+    pub fn field(&self, field: &str) -> &Value {
+        self.0.get(field).unwrap_or(&Value::Null)
+    }
+
     /// The value at a path of fields, for instance `["spec", "nodeName"]`.
     pub fn at(&self, path: &[&str]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;

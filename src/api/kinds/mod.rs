@@ -4,10 +4,23 @@
 //! of one resource share (Events live in two groups) is stored once, in the form of the row whose
 //! `storage` the others name.
 
+mod apps;
+mod authentication;
+mod authorization;
+mod cells;
+mod coordination;
+mod core;
+mod discovery;
+mod events;
+mod prepare;
+mod rbac;
+mod rows;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::gvk::Scope;
+use super::name;
 use super::object::Object;
 use super::status::FieldError;
 
@@ -41,8 +54,8 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
-/// One built-in kind. Every function is pure; absent behaviour is one of the `no_…` functions of
-/// this module.
+/// One built-in kind. Every function is pure and takes objects in the row's own version (not the
+/// stored one, where they differ), but `fields` and `cells` read both forms.
 #[derive(Clone, Copy, Debug)]
 pub struct KindDef {
     /// Empty for the core group.
@@ -68,9 +81,10 @@ pub struct KindDef {
     /// Row of the builtin schema table, for instance `core.v1.Pod`.
     pub schema: &'static str,
     /// Folder of the store, for instance `pods` or `deployments.apps`; rows that share one are
-    /// versions of one resource and the first of them in the table is the stored form.
+    /// versions of one resource and the first of them in the table is the stored form. Empty for
+    /// the kinds that are only asked and answered (TokenReview …).
     pub storage: &'static str,
-    /// Columns of `kubectl get`, the first of them the name.
+    /// Columns of `kubectl get`.
     pub columns: &'static [Column],
     /// The cells of one row, in the order of `columns`.
     pub cells: fn(&Object, Timestamp) -> Vec<Value>,
@@ -105,4 +119,177 @@ pub struct KindDef {
     /// Default grace of a delete in seconds, for a kind that ends gracefully (Pod); `None`: gone
     /// at once.
     pub graceful: Option<fn(&Object) -> i64>,
+}
+
+impl KindDef {
+    /// What a row is built on: a namespaced kind with all verbs, that prints name and age, names
+    /// its objects by DNS subdomains, and has no rules of its own.
+    pub const BASE: Self = Self {
+        group: "",
+        version: "v1",
+        kind: "",
+        plural: "",
+        singular: "",
+        short_names: &[],
+        categories: &[],
+        scope: Scope::Namespaced,
+        verbs: rows::ALL_VERBS,
+        subresources: &[],
+        schema: "",
+        storage: "",
+        columns: rows::NAME_AGE,
+        cells: cells::name_age,
+        fields: |_| Vec::new(),
+        default: |_| {},
+        prepare_create: |_| {},
+        prepare_update: |_, _| {},
+        prepare_status: prepare::only_status,
+        has_generation: false,
+        validate: |_| Vec::new(),
+        validate_update: |_, _| Vec::new(),
+        validate_status: |_, _| Vec::new(),
+        validate_name: subdomain_name,
+        to_storage: |_| {},
+        from_storage: |_| {},
+        graceful: None,
+    };
+
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        super::gvk::api_version(self.group, self.version)
+    }
+
+    /// Whether the path `name` below an object is served.
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|sub| sub.name == name)
+    }
+}
+
+/// Every built-in kind, in the order discovery lists them.
+pub fn all() -> &'static [KindDef] {
+    static ALL: &[KindDef] = &[
+        core::binding::DEF,
+        core::config_map::DEF,
+        core::endpoints::DEF,
+        core::event::DEF,
+        core::namespace::DEF,
+        core::node::DEF,
+        core::pod::DEF,
+        core::secret::DEF,
+        core::service_account::DEF,
+        core::service::DEF,
+        apps::deployment::DEF,
+        apps::replica_set::DEF,
+        events::event::DEF,
+        authentication::SELF_SUBJECT_REVIEW,
+        authentication::TOKEN_REVIEW,
+        authorization::LOCAL_SUBJECT_ACCESS_REVIEW,
+        authorization::SELF_SUBJECT_ACCESS_REVIEW,
+        authorization::SELF_SUBJECT_RULES_REVIEW,
+        authorization::SUBJECT_ACCESS_REVIEW,
+        rbac::binding::CLUSTER_ROLE_BINDING,
+        rbac::role::CLUSTER_ROLE,
+        rbac::binding::ROLE_BINDING,
+        rbac::role::ROLE,
+        coordination::lease::DEF,
+        discovery::endpoint_slice::DEF,
+    ];
+    ALL
+}
+
+/// The row of a resource.
+pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static KindDef> {
+    let is_it =
+        |row: &&KindDef| row.plural == plural && row.group == group && row.version == version;
+    all().iter().find(is_it)
+}
+
+/// The row of a kind.
+pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static KindDef> {
+    let is_it = |row: &&KindDef| row.kind == kind && row.group == group && row.version == version;
+    all().iter().find(is_it)
+}
+
+/// Names like `example.com`; `is_prefix` for a `generateName`.
+fn subdomain_name(name: &str, is_prefix: bool) -> Vec<String> {
+    checked_as(name::dns1123_subdomain, name, is_prefix)
+}
+
+/// Names like `my-name`.
+fn label_name(name: &str, is_prefix: bool) -> Vec<String> {
+    checked_as(name::dns1123_label, name, is_prefix)
+}
+
+fn checked_as(check: fn(&str) -> Vec<String>, name: &str, is_prefix: bool) -> Vec<String> {
+    if is_prefix {
+        check(&name::mask_trailing_dash(name))
+    } else {
+        check(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_row_is_complete_and_its_own() {
+        let mut seen = BTreeSet::new();
+        let now = Timestamp::UNIX_EPOCH;
+        for row in all() {
+            assert!(
+                seen.insert((row.group, row.version, row.plural)),
+                "{}",
+                row.kind
+            );
+            assert_eq!(row.singular, row.kind.to_lowercase());
+            assert!(
+                !row.schema.is_empty() && !row.verbs.is_empty(),
+                "{}",
+                row.kind
+            );
+            let mut object = Object::default();
+            assert_eq!(
+                (row.cells)(&object, now).len(),
+                row.columns.len(),
+                "{}",
+                row.kind
+            );
+            // Rubbish must not make any of the functions panic.
+            (row.default)(&mut object);
+            (row.prepare_create)(&mut object);
+            for fields in [
+                vec!["spec"],
+                vec!["spec", "status"],
+                vec!["status", "data", "metadata"],
+            ] {
+                let pairs = fields.iter().map(|f| ((*f).to_owned(), Value::from(7)));
+                let mut odd = Object(pairs.collect());
+                (row.default)(&mut odd);
+                (row.validate)(&odd);
+                (row.validate_update)(&odd, &object);
+                (row.validate_status)(&odd, &object);
+                (row.fields)(&odd);
+                (row.cells)(&odd, now);
+                (row.prepare_update)(&mut odd, &object);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_found_by_resource_and_kind() {
+        assert_eq!(
+            by_resource("apps", "v1", "deployments").unwrap().kind,
+            "Deployment"
+        );
+        assert_eq!(by_kind("", "v1", "Pod").unwrap().plural, "pods");
+        assert!(by_resource("", "v1", "nonsense").is_none());
+        assert!(
+            by_kind("", "v1", "Pod")
+                .unwrap()
+                .subresource("log")
+                .is_some()
+        );
+    }
 }

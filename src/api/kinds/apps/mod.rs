@@ -1,0 +1,4 @@
+//! Kinds of the group `apps`.
+
+pub(super) mod deployment;
+pub(super) mod replica_set;
