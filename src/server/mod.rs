@@ -1,5 +1,7 @@
 //! The control plane: API server, scheduler, controllers.
 
+pub mod authn;
+pub mod authz;
 pub mod cacher;
 pub mod http;
 pub mod pki;

@@ -172,311 +172,39 @@ fn exact_name(selector: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// method, url, verb, group, version, namespace, resource, subresource, name
-    type Row = [&'static str; 9];
-
-    /// Upstream's table (`TestGetAPIRequestInfo`).
-    const RESOURCES: &[Row] = &[
-        [
-            "GET",
-            "/api/v1/namespaces",
-            "list",
-            "",
-            "v1",
-            "",
-            "namespaces",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other",
-            "get",
-            "",
-            "v1",
-            "other",
-            "namespaces",
-            "",
-            "other",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other/pods",
-            "list",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other/pods/foo",
-            "get",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "foo",
-        ],
-        [
-            "HEAD",
-            "/api/v1/namespaces/other/pods/foo",
-            "get",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "foo",
-        ],
-        ["GET", "/api/v1/pods", "list", "", "v1", "", "pods", "", ""],
-        ["HEAD", "/api/v1/pods", "list", "", "v1", "", "pods", "", ""],
-        [
-            "GET",
-            "/api/v1/watch/pods",
-            "watch",
-            "",
-            "v1",
-            "",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/watch/namespaces/other/pods",
-            "watch",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other/pods?watch=true",
-            "watch",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other/pods?watch=1",
-            "watch",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/pods?watch",
-            "watch",
-            "",
-            "v1",
-            "",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/pods?watch=false&watchlist=true",
-            "list",
-            "",
-            "v1",
-            "",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other/pods?watch=0",
-            "list",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other/pods/foo/status",
-            "get",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "status",
-            "foo",
-        ],
-        [
-            "GET",
-            "/api/v1/namespaces/other/pods/foo/proxy/subpath",
-            "get",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "proxy",
-            "foo",
-        ],
-        [
-            "PUT",
-            "/api/v1/namespaces/other/finalize",
-            "update",
-            "",
-            "v1",
-            "other",
-            "namespaces",
-            "finalize",
-            "other",
-        ],
-        [
-            "PUT",
-            "/api/v1/namespaces/other/status",
-            "update",
-            "",
-            "v1",
-            "other",
-            "namespaces",
-            "status",
-            "other",
-        ],
-        [
-            "PATCH",
-            "/api/v1/namespaces/other/pods/foo",
-            "patch",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "foo",
-        ],
-        [
-            "DELETE",
-            "/api/v1/namespaces/other/pods/foo",
-            "delete",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "foo",
-        ],
-        [
-            "POST",
-            "/api/v1/namespaces/other/pods",
-            "create",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "DELETE",
-            "/api/v1/nodes",
-            "deletecollection",
-            "",
-            "v1",
-            "",
-            "nodes",
-            "",
-            "",
-        ],
-        [
-            "DELETE",
-            "/api/v1/namespaces/other/pods",
-            "deletecollection",
-            "",
-            "v1",
-            "other",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "POST",
-            "/apis/batch/v1/namespaces/other/jobs",
-            "create",
-            "batch",
-            "v1",
-            "other",
-            "jobs",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/pods?fieldSelector=metadata.name%3Dx",
-            "list",
-            "",
-            "v1",
-            "",
-            "pods",
-            "",
-            "x",
-        ],
-        [
-            "GET",
-            "/api/v1/pods?watch=1&fieldSelector=metadata.name==x,a=b",
-            "watch",
-            "",
-            "v1",
-            "",
-            "pods",
-            "",
-            "x",
-        ],
-        [
-            "GET",
-            "/api/v1/pods?fieldSelector=metadata.name%3D..",
-            "list",
-            "",
-            "v1",
-            "",
-            "pods",
-            "",
-            "",
-        ],
-        [
-            "GET",
-            "/api/v1/proxy/nodes/foo/bar",
-            "proxy",
-            "",
-            "v1",
-            "",
-            "nodes",
-            "",
-            "foo",
-        ],
-        [
-            "GET",
-            "/api/v1/nodes/a%3Ab",
-            "get",
-            "",
-            "v1",
-            "",
-            "nodes",
-            "",
-            "a:b",
-        ],
-    ];
+    /// Upstream's table (`TestGetAPIRequestInfo`): method, URL, verb, group, version, namespace,
+    /// resource, subresource, name; `-` is empty.
+    const RESOURCES: &str = "
+        GET /api/v1/namespaces list - v1 - namespaces - -
+        GET /api/v1/namespaces/other get - v1 other namespaces - other
+        GET /api/v1/namespaces/other/pods list - v1 other pods - -
+        GET /api/v1/namespaces/other/pods/foo get - v1 other pods - foo
+        HEAD /api/v1/namespaces/other/pods/foo get - v1 other pods - foo
+        GET /api/v1/pods list - v1 - pods - -
+        HEAD /api/v1/pods list - v1 - pods - -
+        GET /api/v1/watch/pods watch - v1 - pods - -
+        GET /api/v1/watch/namespaces/other/pods watch - v1 other pods - -
+        GET /api/v1/namespaces/other/pods?watch=true watch - v1 other pods - -
+        GET /api/v1/namespaces/other/pods?watch=1 watch - v1 other pods - -
+        GET /api/v1/pods?watch watch - v1 - pods - -
+        GET /api/v1/pods?watch=false&watchlist=true list - v1 - pods - -
+        GET /api/v1/namespaces/other/pods?watch=0 list - v1 other pods - -
+        GET /api/v1/namespaces/other/pods/foo/status get - v1 other pods status foo
+        GET /api/v1/namespaces/other/pods/foo/proxy/subpath get - v1 other pods proxy foo
+        PUT /api/v1/namespaces/other/finalize update - v1 other namespaces finalize other
+        PUT /api/v1/namespaces/other/status update - v1 other namespaces status other
+        PATCH /api/v1/namespaces/other/pods/foo patch - v1 other pods - foo
+        DELETE /api/v1/namespaces/other/pods/foo delete - v1 other pods - foo
+        POST /api/v1/namespaces/other/pods create - v1 other pods - -
+        DELETE /api/v1/nodes deletecollection - v1 - nodes - -
+        DELETE /api/v1/namespaces/other/pods deletecollection - v1 other pods - -
+        POST /apis/batch/v1/namespaces/other/jobs create batch v1 other jobs - -
+        GET /api/v1/pods?fieldSelector=metadata.name%3Dx list - v1 - pods - x
+        GET /api/v1/pods?watch=1&fieldSelector=metadata.name==x,a=b watch - v1 - pods - x
+        GET /api/v1/pods?fieldSelector=metadata.name%3D.. list - v1 - pods - -
+        GET /api/v1/proxy/nodes/foo/bar proxy - v1 - nodes - foo
+        GET /api/v1/nodes/a%3Ab get - v1 - nodes - a:b
+    ";
 
     fn parsed(method: &str, url: &str) -> RequestInfo {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
@@ -485,7 +213,11 @@ mod tests {
 
     #[test]
     fn resources_are_read_as_upstream_reads_them() {
-        for row in RESOURCES {
+        for line in RESOURCES.lines().filter(|line| !line.trim().is_empty()) {
+            let row: Vec<&str> = line
+                .split_whitespace()
+                .map(|cell| cell.trim_matches('-'))
+                .collect();
             let info = parsed(row[0], row[1]);
             assert!(info.is_resource, "{row:?}");
             let read = [
