@@ -9,11 +9,15 @@
 
 mod api;
 pub mod cache;
+pub mod config;
 pub mod controller;
 pub mod discovery;
 mod error;
+pub mod events;
+pub mod https;
 mod informers;
 mod kind;
+pub mod lease;
 mod params;
 pub mod queue;
 mod transport;
@@ -39,6 +43,8 @@ use crate::api::{
 pub use api::{Api, DynamicApi};
 pub use cache::{Cache, Change};
 pub use error::Error;
+pub use events::{Recorder, reference};
+pub use https::{Endpoint, HttpsTransport};
 pub use informers::Informers;
 pub use kind::{HasMeta, Kind, List, PartialObjectMetadata, key_of};
 pub use params::{DeleteParams, ListParams, Patch, Propagation};
@@ -46,7 +52,7 @@ pub use queue::Queue;
 pub use transport::{Body, Transport, body_from, empty_body};
 
 /// What client calls return.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Media type of everything the client sends and asks for.
 const JSON: &str = "application/json";
