@@ -2,5 +2,6 @@
 
 pub mod network;
 pub mod nft;
+pub mod proxy;
 pub mod seam;
 pub mod sys;
