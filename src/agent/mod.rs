@@ -1,5 +1,6 @@
 //! The node: pods, containers, network, service proxy, DNS.
 
+pub mod dns;
 pub mod network;
 pub mod nft;
 pub mod proxy;

@@ -10,6 +10,7 @@
 
 pub mod ipam;
 pub mod overlay;
+pub mod peers;
 pub mod rules;
 
 use std::io;
