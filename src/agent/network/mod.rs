@@ -48,6 +48,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// All pods of the cluster.
     pub cluster_cidr: Ipv4Net,
+    /// All services of the cluster.
+    pub service_cidr: Ipv4Net,
     /// This node's address.
     pub node_ip: Ipv4Addr,
     /// How other nodes are reached.
@@ -125,6 +127,17 @@ impl Network {
         // Pods of one node talk through the gateway on purpose: no hints to go directly.
         sysctl::set(&format!("net/ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
         sysctl::set(&format!("net/ipv4/conf/{BRIDGE}/route_localnet"), "1")?;
+        // A packet to a service is translated on its way out of this machine, so there must be a
+        // way; and where no rule translates it, it ends on the bridge and not at the default
+        // gateway. Nor does a packet to a pod net that no node has.
+        shared
+            .netlink
+            .set_route(shared.config.service_cidr, bridge, None)
+            .await?;
+        shared
+            .netlink
+            .set_unreachable(shared.config.cluster_cidr)
+            .await?;
         nft::apply(&rules::masquerade(pod_cidr, shared.config.cluster_cidr)).await?;
         if shared.config.backend == Backend::Vxlan {
             let local = shared.config.node_ip;

@@ -52,6 +52,7 @@ async fn network(folder: &Path) -> io::Result<Network> {
     let config = Config {
         state_dir: folder.join("state"),
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        service_cidr: "10.96.0.0/12".parse().unwrap(),
         node_ip: Ipv4Addr::LOCALHOST,
         backend: Backend::HostGateway,
     };

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope, RouteType};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
 };
@@ -193,6 +193,21 @@ impl Netlink {
             .execute()
             .await;
         set.map_err(|e| failed("set route", &to.to_string(), e))
+    }
+
+    /// Packets to `to` that no narrower route takes are refused.
+    pub async fn set_unreachable(&self, to: Ipv4Net) -> io::Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to.network(), to.prefix_len())
+            .kind(RouteType::Unreachable);
+        let set = self
+            .handle
+            .route()
+            .add(route.build())
+            .replace()
+            .execute()
+            .await;
+        set.map_err(|e| failed("set unreachable", &to.to_string(), e))
     }
 
     /// Removes every route to `to`; none is fine.
