@@ -50,6 +50,14 @@ pub enum Error {
         /// What was expected and what was found, and what to do.
         why: String,
     },
+    /// The data folder is not one this program may use; it was not touched.
+    #[error("data folder `{path}` cannot be used: {why}")]
+    Unusable {
+        /// The folder.
+        path: String,
+        /// What was found there and what to do.
+        why: String,
+    },
     /// Another process has the data folder.
     #[error("data folder `{path}` is in use by another process (pid {pid})")]
     Locked {

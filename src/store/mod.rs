@@ -8,13 +8,22 @@
 //! A watch delivers every event after its start exactly once and in order, or ends with an error.
 //! The store never looks inside a value.
 
+pub mod backend;
+#[cfg(test)]
+mod conformance;
 mod error;
+pub mod mvcc;
+mod ttl;
+mod watch;
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 pub use error::Error;
 
@@ -168,20 +177,35 @@ pub enum WatchItem {
 }
 
 /// A running watch. Dropping it ends it.
-#[derive(Debug)]
 pub struct WatchStream {
-    receiver: mpsc::Receiver<Result<WatchItem>>,
+    items: BoxStream<'static, Result<WatchItem>>,
 }
 
 impl WatchStream {
     /// Over a bounded channel that a store fills.
     pub fn new(receiver: mpsc::Receiver<Result<WatchItem>>) -> Self {
-        Self { receiver }
+        Self::from_stream(ReceiverStream::new(receiver))
     }
 
-    /// The next item; after an error, and when the store ends, `None`.
+    /// Over anything that yields items; it ends after its first error.
+    pub fn from_stream(items: impl Stream<Item = Result<WatchItem>> + Send + 'static) -> Self {
+        Self {
+            items: items.boxed(),
+        }
+    }
+
+    /// The next item; after an error, and when the store ends, `None`. Loses nothing when the
+    /// returned future is dropped before it is ready.
     pub async fn next(&mut self) -> Option<Result<WatchItem>> {
-        self.receiver.recv().await
+        self.items.next().await
+    }
+}
+
+impl fmt::Debug for WatchStream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("WatchStream")
+            .finish_non_exhaustive()
     }
 }
 
