@@ -10,6 +10,7 @@ pub mod meta;
 pub mod name;
 pub mod object;
 pub mod options;
+pub mod patch;
 pub mod pod;
 pub mod quantity;
 pub mod schema;

@@ -1,0 +1,71 @@
+//! The three kinds of patch that edit an object: JSON patch, merge patch and strategic merge
+//! patch. Server-side apply, the fourth, is a module of its own.
+//!
+//! What comes out is not checked against the type; the caller does that next
+//! ([`super::codec::check_patched`]).
+
+mod json;
+mod merge;
+mod strategic;
+
+use serde_json::Value;
+
+use super::schema::TypeRef;
+use super::status::ApiError;
+
+/// The media type of server-side apply.
+pub const APPLY: &str = "application/apply-patch+yaml";
+
+/// How a patch edits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    /// RFC 6902: a list of operations.
+    Json,
+    /// RFC 7386: fields replace fields, `null` removes.
+    Merge,
+    /// A merge that knows which lists have keys.
+    Strategic,
+}
+
+impl PatchType {
+    /// From a `Content-Type`, parameters ignored. `None` also for [`APPLY`].
+    pub fn of(content_type: &str) -> Option<Self> {
+        match content_type.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Some(PatchType::Json),
+            "application/merge-patch+json" => Some(PatchType::Merge),
+            "application/strategic-merge-patch+json" => Some(PatchType::Strategic),
+            _ => None,
+        }
+    }
+}
+
+/// Edits `current`, which is of the type `schema`.
+pub fn apply(
+    kind: PatchType,
+    current: Value,
+    patch: &[u8],
+    schema: TypeRef<'_>,
+) -> Result<Value, ApiError> {
+    match kind {
+        PatchType::Json => json::apply(current, patch),
+        PatchType::Merge => merge::apply(current, patch),
+        PatchType::Strategic => strategic::apply(current, patch, schema),
+    }
+}
+
+/// 422 for a patch that is well formed and cannot be done; `why` is for the details.
+fn cannot_do(why: &str) -> ApiError {
+    ApiError {
+        details: Some(serde_json::json!({
+            "causes": [{"reason": "UnexpectedServerResponse", "message": why}],
+        })),
+        ..ApiError::plain(
+            422,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;
