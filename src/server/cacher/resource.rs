@@ -24,7 +24,7 @@ pub(super) struct ResourceCache {
 #[derive(Debug)]
 struct State {
     items: OrdMap<Arc<str>, Arc<Item>>,
-    /// Of the last event; 0 before the first.
+    /// Of the last event; before the first, that of the state read at start.
     revision: Revision,
     ring: Ring,
 }
@@ -95,7 +95,7 @@ impl ResourceCache {
         Self {
             state: RwLock::new(State {
                 items: OrdMap::new(),
-                revision: Revision(0),
+                revision: complete_after,
                 ring: Ring::new(complete_after),
             }),
             changed: watch::Sender::new(Revision(0)),

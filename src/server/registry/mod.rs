@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::api::gvk::{GroupVersionKind, GroupVersionResource, Scope};
-use crate::api::kinds::KindDef;
+use crate::api::kinds::{self, KindDef};
 
 /// A path below an object with rules of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub struct ResourceDef {
     pub subresources: Vec<SubresourceDef>,
     /// Name of the type in the schema table.
     pub schema: String,
-    /// Folder of the store.
+    /// Folder of the store; empty where nothing is stored (TokenReview …).
     pub storage: String,
     /// Kind of the stored form; the same as `gvk` for most.
     pub stored: GroupVersionKind,
@@ -137,7 +137,9 @@ impl Snapshot {
                 .entry(def.gvr.resource.clone())
                 .or_default()
                 .push(at);
-            stored.entry(def.storage.clone()).or_insert(at);
+            if !def.storage.is_empty() {
+                stored.entry(def.storage.clone()).or_insert(at);
+            }
         }
         Self {
             resources,
@@ -181,17 +183,20 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// The built-in kinds.
+    pub fn builtin() -> Self {
+        Self::of(kinds::all())
+    }
+
     /// A table of the given kinds; the first of those that share a storage is its stored form.
-    pub fn of(kinds: &[&'static KindDef]) -> Self {
+    pub fn of(kinds: &'static [KindDef]) -> Self {
+        let stored_form = |kind: &'static KindDef| {
+            let same = |other: &&KindDef| !kind.storage.is_empty() && other.storage == kind.storage;
+            kinds.iter().find(same).unwrap_or(kind)
+        };
         let defs = kinds
             .iter()
-            .map(|kind| {
-                let stored = kinds
-                    .iter()
-                    .find(|other| other.storage == kind.storage)
-                    .unwrap_or(kind);
-                Arc::new(ResourceDef::builtin(kind, stored))
-            })
+            .map(|kind| Arc::new(ResourceDef::builtin(kind, stored_form(kind))))
             .collect();
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::new(defs)),
@@ -222,4 +227,30 @@ impl Registry {
 
 fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_one_resource_share_the_stored_form() {
+        let snapshot = Registry::builtin().snapshot();
+        let events = snapshot.find("events.k8s.io", "v1", "events").unwrap();
+        assert!(events.is_converted());
+        assert_eq!(events.stored, GroupVersionKind::new("", "v1", "Event"));
+        assert!(!snapshot.find("", "v1", "pods").unwrap().is_converted());
+        assert!(snapshot.find("apps", "v1", "pods").is_none());
+        let virtuals = snapshot.resources().iter().filter(|d| d.storage.is_empty());
+        assert!(virtuals.clone().count() > 1 && virtuals.clone().all(|d| !d.is_converted()));
+    }
+
+    #[test]
+    fn a_change_of_the_table_is_told_and_old_snapshots_stay() {
+        let registry = Registry::builtin();
+        let (before, generation) = (registry.snapshot(), registry.generation());
+        registry.update(Vec::clear);
+        assert!(generation.has_changed().unwrap());
+        assert!(registry.snapshot().resources().is_empty() && !before.resources().is_empty());
+    }
 }

@@ -1,0 +1,214 @@
+//! Objects as the client asked for them: as they are, as rows of a Table, as metadata only; in
+//! the version of the request; in JSON or YAML.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::api::object::Object;
+use crate::api::status::ApiError;
+use crate::api::table::{Include, ListMeta, TableWriter, partial_metadata};
+use crate::client::{Body, body_from};
+use crate::server::registry::ResourceDef;
+use crate::server::storage::codec;
+
+use super::negotiate::{Encoding, Form, Output};
+
+/// Makes answers for one request.
+#[derive(Clone, Debug)]
+pub(super) struct Renderer {
+    pub(super) def: Arc<ResourceDef>,
+    pub(super) output: Output,
+    /// For the ages in tables.
+    pub(super) now: Timestamp,
+}
+
+impl Renderer {
+    /// Whether objects are served as the bytes that are in the cache.
+    pub(super) fn is_plain(&self) -> bool {
+        self.output.form == Form::Object && !self.def.is_converted()
+    }
+
+    /// One stored object as a whole answer.
+    pub(super) fn object(&self, stored: &Bytes) -> Result<Bytes, ApiError> {
+        let json = self.item(stored, true)?;
+        encode(json, self.output.encoding)
+    }
+
+    /// One stored object in the form asked for, as JSON; a Table has its columns where that says so.
+    pub(super) fn item(&self, stored: &Bytes, columns: bool) -> Result<Bytes, ApiError> {
+        let json = self.versioned(stored)?;
+        Ok(match self.output.form {
+            Form::Object => json,
+            Form::Metadata(version) => partial_metadata(version, metadata(&json)?).into(),
+            Form::Table(version) => {
+                let object = parse(&json)?;
+                let meta = ListMeta {
+                    resource_version: object.resource_version().to_owned(),
+                    ..ListMeta::default()
+                };
+                let columns = columns.then_some(self.def.rules.kind().columns);
+                let mut table = TableWriter::new(version, &meta, columns);
+                self.push_row(&mut table, version, &json, &object)?;
+                table.finish().into()
+            }
+        })
+    }
+
+    /// Stored objects as the items of a list, or the rows of a Table, with the list around them.
+    pub(super) fn list<'a>(
+        &self,
+        meta: &ListMeta,
+        stored: impl Iterator<Item = &'a Bytes>,
+    ) -> Result<Bytes, ApiError> {
+        let version = match self.output.form {
+            Form::Object => {
+                let api_version = self.def.gvk.api_version();
+                let head = list_head(&self.def.list_kind, &api_version, meta);
+                return joined(head, stored.map(|bytes| self.versioned(bytes)));
+            }
+            Form::Metadata(version) => {
+                let api_version = format!("meta.k8s.io/{version}");
+                let head = list_head("PartialObjectMetadataList", &api_version, meta);
+                return joined(head, stored.map(|bytes| self.item(bytes, false)));
+            }
+            Form::Table(version) => version,
+        };
+        let mut table = TableWriter::new(version, meta, Some(self.def.rules.kind().columns));
+        for bytes in stored {
+            let json = self.versioned(bytes)?;
+            self.push_row(&mut table, version, &json, &parse(&json)?)?;
+        }
+        Ok(table.finish().into())
+    }
+
+    fn push_row(
+        &self,
+        table: &mut TableWriter,
+        version: &str,
+        json: &Bytes,
+        object: &Object,
+    ) -> Result<(), ApiError> {
+        let cells = (self.def.rules.kind().cells)(object, self.now);
+        match self.output.include {
+            Include::None => table.push(&cells, &[]),
+            Include::Metadata => {
+                table.push(&cells, &partial_metadata(version, metadata(json)?));
+            }
+            Include::Object => table.push(&cells, json),
+        }
+        Ok(())
+    }
+
+    /// The JSON of a stored object in the version of the request.
+    fn versioned(&self, stored: &Bytes) -> Result<Bytes, ApiError> {
+        if !self.def.is_converted() {
+            return Ok(stored.clone());
+        }
+        let mut object = parse(stored)?;
+        from_stored(&self.def, &mut object);
+        let bytes = serde_json::to_vec(&object.into_value());
+        Ok(bytes.map_err(ApiError::internal)?.into())
+    }
+
+    /// An answer with this body.
+    pub(super) fn respond(&self, status: StatusCode, body: Bytes) -> Response<Body> {
+        respond(status, self.output.encoding, body_from(body))
+    }
+}
+
+/// Brings an object from its stored version to that of `def`.
+pub(super) fn from_stored(def: &ResourceDef, object: &mut Object) {
+    if def.is_converted() {
+        (def.rules.kind().from_storage)(object);
+        set_kind(object, &def.gvk.api_version(), &def.gvk.kind);
+    }
+}
+
+/// Brings an object from the version of `def` to its stored one.
+pub(super) fn to_stored(def: &ResourceDef, object: &mut Object) {
+    if def.is_converted() {
+        (def.rules.kind().to_storage)(object);
+        set_kind(object, &def.stored.api_version(), &def.stored.kind);
+    }
+}
+
+fn set_kind(object: &mut Object, api_version: &str, kind: &str) {
+    object.0.insert("apiVersion".into(), api_version.into());
+    object.0.insert("kind".into(), kind.into());
+}
+
+/// The beginning of a list, up to its first item.
+pub(super) fn list_head(kind: &str, api_version: &str, meta: &ListMeta) -> String {
+    let (kind, api_version) = (Value::from(kind), Value::from(api_version));
+    let meta = meta.to_json();
+    format!("{{\"kind\":{kind},\"apiVersion\":{api_version},\"metadata\":{meta},\"items\":[")
+}
+
+fn joined(
+    head: String,
+    items: impl Iterator<Item = Result<Bytes, ApiError>>,
+) -> Result<Bytes, ApiError> {
+    let mut list = head.into_bytes();
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            list.push(b',');
+        }
+        list.extend_from_slice(&item?);
+    }
+    list.extend_from_slice(b"]}");
+    Ok(list.into())
+}
+
+fn parse(json: &[u8]) -> Result<Object, ApiError> {
+    codec::parse(json).map_err(|_| ApiError::internal("stored object is not readable"))
+}
+
+/// The text of `metadata`, cut out of an object.
+fn metadata(json: &[u8]) -> Result<&[u8], ApiError> {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let head: Head<'_> = serde_json::from_slice(json).map_err(ApiError::internal)?;
+    Ok(head.metadata.get().as_bytes())
+}
+
+/// JSON in another encoding.
+pub(super) fn encode(json: Bytes, encoding: Encoding) -> Result<Bytes, ApiError> {
+    if encoding == Encoding::Json {
+        return Ok(json);
+    }
+    let value: Value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
+    Ok(match encoding {
+        Encoding::Json => json,
+        Encoding::Pretty => {
+            let mut text = serde_json::to_vec_pretty(&value).map_err(ApiError::internal)?;
+            text.push(b'\n');
+            text.into()
+        }
+        Encoding::Yaml => serde_yaml::to_string(&value)
+            .map_err(ApiError::internal)?
+            .into(),
+    })
+}
+
+/// An answer in `encoding`.
+pub(super) fn respond(status: StatusCode, encoding: Encoding, body: Body) -> Response<Body> {
+    let media = match encoding {
+        Encoding::Json | Encoding::Pretty => "application/json",
+        Encoding::Yaml => "application/yaml",
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
