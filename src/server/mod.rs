@@ -7,4 +7,5 @@ pub mod http;
 pub mod pki;
 pub mod registry;
 pub mod request;
+pub mod rest;
 pub mod storage;
