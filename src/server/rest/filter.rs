@@ -32,10 +32,7 @@ impl Filter {
     ) -> Result<Self, ApiError> {
         let own = (def.rules.kind().fields)(&crate::api::object::Object::default());
         for term in options.field_selector.terms() {
-            let is_common = matches!(
-                term.field.as_str(),
-                "metadata.name" | "metadata.namespace"
-            );
+            let is_common = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace");
             if !is_common && !own.iter().any(|(field, _)| *field == term.field) {
                 return Err(unsupported(&term.field, own.is_empty()));
             }

@@ -64,7 +64,9 @@ pub(crate) struct Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Core")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,7 +74,10 @@ impl Rest {
     /// Fills the cache from `store` and serves until `tasks` end.
     ///
     /// Errors: the store cannot be read.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of the server, joined here")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the server, joined here"
+    )]
     pub async fn new(
         config: RestConfig,
         registry: Arc<Registry>,

@@ -165,7 +165,12 @@ mod tests {
         assert_eq!(of(metadata), Some((Encoding::Json, Form::Metadata("v1"))));
         let typed = "application/vnd.kubernetes.protobuf,application/json";
         assert_eq!(of(typed), Some((Encoding::Json, Form::Object)));
-        assert_eq!(of("application/yaml;q=0.5, text/html, */*;q=0.1").unwrap().0, Encoding::Yaml);
+        assert_eq!(
+            of("application/yaml;q=0.5, text/html, */*;q=0.1")
+                .unwrap()
+                .0,
+            Encoding::Yaml
+        );
         assert_eq!(of("application/vnd.kubernetes.protobuf"), None);
         assert_eq!(of("application/json;as=Table;g=other;v=v1"), None);
     }

@@ -46,10 +46,12 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
             return Err(ApiError::not_acceptable(&["application/json;stream=watch"]));
         }
         // One event a line, whoever reads it.
-        encoding => renderer.output.encoding = match encoding {
-            Encoding::Pretty => Encoding::Json,
-            encoding => encoding,
-        },
+        encoding => {
+            renderer.output.encoding = match encoding {
+                Encoding::Pretty => Encoding::Json,
+                encoding => encoding,
+            }
+        }
     }
     let filter = Filter::new(&call.def, call.namespace(), &call.info.name, &options)?;
     let life = match options.timeout_seconds {
@@ -258,9 +260,8 @@ impl Lines {
         let of = |api_version: &str, kind: &str| {
             watch::bookmark(api_version, kind, &revision, is_initial_end)
         };
-        let metadata = |version: &str| {
-            of(&format!("meta.k8s.io/{version}"), "PartialObjectMetadata")
-        };
+        let metadata =
+            |version: &str| of(&format!("meta.k8s.io/{version}"), "PartialObjectMetadata");
         let object = match self.renderer.output.form {
             Form::Object => of(&def.gvk.api_version(), &def.gvk.kind),
             Form::Metadata(version) => metadata(version),
