@@ -4,6 +4,7 @@ pub mod authn;
 pub mod authz;
 pub mod cacher;
 pub mod http;
+pub mod manifests;
 pub mod pki;
 pub mod registry;
 pub mod request;
