@@ -3,6 +3,8 @@
 pub mod dns;
 pub mod network;
 pub mod nft;
+pub mod pod;
 pub mod proxy;
 pub mod seam;
 pub mod sys;
+pub mod volume;

@@ -42,6 +42,12 @@ pub struct NetworkError {
 /// Makes and removes the namespaces of pods and connects them. Every call may be repeated.
 #[async_trait]
 pub trait PodNetwork: Send + Sync + 'static {
+    /// Tells the range of pod addresses that the control plane gave this node. Until then
+    /// [`PodNetwork::attach`] waits.
+    async fn set_range(&self, _range: ipnet::IpNet) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     /// Makes network, IPC and UTS namespaces with `hostname` and `sysctls`, pinned by bind mounts
     /// at `folder/{net,ipc,uts}`; what is pinned already is kept. Loopback is up.
     async fn pin(

@@ -252,6 +252,15 @@ impl Network {
 
 #[async_trait]
 impl PodNetwork for Network {
+    async fn set_range(&self, range: ipnet::IpNet) -> Result<(), NetworkError> {
+        // Only IPv4 pod nets are built; a second range of the other family is passed over.
+        let ipnet::IpNet::V4(range) = range else {
+            return Ok(());
+        };
+        let set = self.set_pod_cidr(range).await;
+        set.map_err(|why| failed("set up the pod network", &why))
+    }
+
     async fn pin(
         &self,
         folder: &Path,
