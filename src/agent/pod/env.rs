@@ -223,7 +223,11 @@ fn add_service(service: &Service, all: &mut BTreeMap<String, String>) {
         if at == 0 {
             all.insert(format!("{name}_PORT"), url.clone());
         }
-        let prefix = format!("{name}_PORT_{}_{}", port.port, protocol.to_ascii_uppercase());
+        let prefix = format!(
+            "{name}_PORT_{}_{}",
+            port.port,
+            protocol.to_ascii_uppercase()
+        );
         all.insert(format!("{prefix}_PROTO"), lower);
         all.insert(format!("{prefix}_PORT"), port.port.to_string());
         all.insert(format!("{prefix}_ADDR"), address.to_owned());
@@ -267,8 +271,12 @@ mod tests {
             place: Place::default(),
             found,
             services: vec![
-                service("kubernetes", "default", "10.96.0.1",
-                    json!([{"name": "https", "port": 443}])),
+                service(
+                    "kubernetes",
+                    "default",
+                    "10.96.0.1",
+                    json!([{"name": "https", "port": 443}]),
+                ),
                 service("web-app", "n", "10.96.0.9", json!([{"port": 80}])),
                 service("other", "default", "10.96.0.7", json!([{"port": 1}])),
                 service("headless", "n", "None", json!([{"port": 1}])),
@@ -307,7 +315,10 @@ mod tests {
         for (name, value) in expect {
             assert_eq!(got.get(name).map(String::as_str), Some(value), "{name}");
         }
-        assert!(!got.keys().any(|k| k.starts_with("OTHER") || k.starts_with("HEADLESS")));
+        assert!(
+            !got.keys()
+                .any(|k| k.starts_with("OTHER") || k.starts_with("HEADLESS"))
+        );
     }
 
     #[test]

@@ -131,6 +131,9 @@ mod tests {
             log_root(Path::new("/var/lib/orch")),
             Path::new("/var/log/pods")
         );
-        assert_eq!(log_root(Path::new("/tmp/n1")), Path::new("/tmp/n1/agent/logs"));
+        assert_eq!(
+            log_root(Path::new("/tmp/n1")),
+            Path::new("/tmp/n1/agent/logs")
+        );
     }
 }

@@ -391,7 +391,10 @@ fn check(view: &View<'_>, container: &Container, plan: &mut Plan) {
     plan.act(Action::Stop {
         container: container.name.clone(),
         id: running.id.clone(),
-        kill_at: after(view.now, probe_grace(container, failed).unwrap_or(view.grace())),
+        kill_at: after(
+            view.now,
+            probe_grace(container, failed).unwrap_or(view.grace()),
+        ),
         why,
     });
 }
@@ -423,8 +426,7 @@ fn start(view: &View<'_>, container: &Container, attempt: u32, plan: &mut Plan) 
         plan.wake(shown_until.filter(|at| *at > view.now));
         return;
     }
-    let has_namespaces =
-        !has_namespaces(view.pod) || view.memory.namespaces.done().is_some();
+    let has_namespaces = !has_namespaces(view.pod) || view.memory.namespaces.done().is_some();
     if !has_namespaces || view.memory.volumes.done().is_none() {
         return;
     }
@@ -460,9 +462,8 @@ fn end(view: &View<'_>, plan: &mut Plan) {
 
 /// Everything but sidecars at once; then sidecars one by one, the last of them first.
 fn stop_in_order(view: &View<'_>, kill_at: Timestamp, plan: &mut Plan) {
-    let is_sidecar = |name: &str| {
-        containers(view.pod).any(|(role, c)| role == Role::Sidecar && c.name == name)
-    };
+    let is_sidecar =
+        |name: &str| containers(view.pod).any(|(role, c)| role == Role::Sidecar && c.name == name);
     let mut others_run = false;
     for (name, memory) in &view.memory.containers {
         if is_sidecar(name) {

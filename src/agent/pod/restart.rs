@@ -79,11 +79,7 @@ pub(crate) struct CrashLoop {
 
 impl CrashLoop {
     /// The state after the restart at `now` of a container that had ended at `ended_at`.
-    pub(crate) fn after_restart(
-        before: Option<Self>,
-        ended_at: Timestamp,
-        now: Timestamp,
-    ) -> Self {
+    pub(crate) fn after_restart(before: Option<Self>, ended_at: Timestamp, now: Timestamp) -> Self {
         let delay = match before {
             Some(before) if !before.is_over(ended_at) => (before.delay * 2).min(MOST),
             _ => FIRST,

@@ -499,7 +499,11 @@ fn conditions(view: &View<'_>, status: &PodStatus) -> Vec<PodCondition> {
         .map(|(name, saying)| stamped(view, name, saying))
         .collect();
     let others = view.before.conditions.iter().flatten();
-    all.extend(others.filter(|c| !names.contains(&c.type_.as_str())).cloned());
+    all.extend(
+        others
+            .filter(|c| !names.contains(&c.type_.as_str()))
+            .cloned(),
+    );
     all
 }
 
@@ -555,9 +559,11 @@ fn initialized(view: &View<'_>, status: &PodStatus) -> Saying {
         };
     }
     // Init containers that are over and removed, and sidecars that start again, change nothing.
-    let apps_began = view.memory.containers.iter().any(|(name, memory)| {
-        is_app(view.pod, name) && memory.of_this_boot().is_some()
-    });
+    let apps_began = view
+        .memory
+        .containers
+        .iter()
+        .any(|(name, memory)| is_app(view.pod, name) && memory.of_this_boot().is_some());
     if missing.is_empty() || was && apps_began {
         return Saying::yes();
     }

@@ -209,7 +209,11 @@ mod tests {
             ("status.hostIP", "192.168.1.5"),
         ];
         for (path, value) in table {
-            assert_eq!(field(&pod(), &place(), path).as_deref(), Ok(value), "{path}");
+            assert_eq!(
+                field(&pod(), &place(), path).as_deref(),
+                Ok(value),
+                "{path}"
+            );
         }
         assert_eq!(
             field(&pod(), &place(), "spec.x").unwrap_err(),

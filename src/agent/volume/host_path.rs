@@ -62,12 +62,24 @@ mod tests {
     fn types_make_or_check_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        assert!(prepare(&at("none"), "Directory").unwrap_err().ends_with("is not a directory"));
+        assert!(
+            prepare(&at("none"), "Directory")
+                .unwrap_err()
+                .ends_with("is not a directory")
+        );
         assert!(prepare(&at("d/e"), "DirectoryOrCreate").is_ok());
         assert!(prepare(&at("d/e"), "Directory").is_ok());
-        assert!(prepare(&at("d/e"), "File").unwrap_err().ends_with("is not a file"));
+        assert!(
+            prepare(&at("d/e"), "File")
+                .unwrap_err()
+                .ends_with("is not a file")
+        );
         assert!(prepare(&at("f"), "FileOrCreate").is_ok());
-        assert!(prepare(&at("f"), "Socket").unwrap_err().ends_with("is not a socket file"));
+        assert!(
+            prepare(&at("f"), "Socket")
+                .unwrap_err()
+                .ends_with("is not a socket file")
+        );
         assert!(prepare(&at("g"), "").is_ok() && at("g").is_dir());
         assert!(prepare(Path::new("/dev/null"), "CharDevice").is_ok());
     }

@@ -205,9 +205,7 @@ impl Objects {
             use api_watch::{Event, Step};
             let value = match step {
                 Step::Listed(items) => items.into_iter().next().map(made),
-                Step::Changed(Event::Added(object) | Event::Modified(object)) => {
-                    Some(made(object))
-                }
+                Step::Changed(Event::Added(object) | Event::Modified(object)) => Some(made(object)),
                 Step::Changed(Event::Deleted(_)) => None,
                 Step::Changed(Event::Bookmark(_)) => return,
             };
@@ -317,9 +315,7 @@ mod tests {
     async fn a_held_object_is_followed_and_its_changes_wake_the_pod() {
         let fake = Fake::new();
         let maps = "/api/v1/namespaces/n/configmaps";
-        let list = |items: serde_json::Value| {
-            json!({"metadata": {"resourceVersion": "5"}, "items": items})
-        };
+        let list = |items: serde_json::Value| json!({"metadata": {"resourceVersion": "5"}, "items": items});
         let map = json!({"metadata": {"name": "cm"}, "data": {"k": "1"}});
         fake.answer(&format!("GET {maps}"), list(json!([map])));
         fake.answer("GET /api/v1/namespaces/n/secrets", list(json!([])));
@@ -330,7 +326,10 @@ mod tests {
         let wake: Wake = Arc::new(move || woken.try_send(()).unwrap());
         objects.hold(&pod(), &wake);
         let found = objects.found(&pod()).await.unwrap();
-        assert_eq!(found.config_map("cm").unwrap().data.as_ref().unwrap()["k"], "1");
+        assert_eq!(
+            found.config_map("cm").unwrap().data.as_ref().unwrap()["k"],
+            "1"
+        );
         assert!(found.secret("s").is_none());
         let changed = json!({"type": "MODIFIED", "object":
             {"metadata": {"name": "cm", "resourceVersion": "6"}, "data": {"k": "2"}}});
@@ -338,7 +337,10 @@ mod tests {
         stream.send_data(line).await.unwrap();
         wakes.recv().await.unwrap();
         let found = objects.found(&pod()).await.unwrap();
-        assert_eq!(found.config_map("cm").unwrap().data.as_ref().unwrap()["k"], "2");
+        assert_eq!(
+            found.config_map("cm").unwrap().data.as_ref().unwrap()["k"],
+            "2"
+        );
         objects.release("u");
         assert!(objects.0.held.lock().is_empty());
         assert!(tasks.shutdown(Duration::from_secs(5)).await);

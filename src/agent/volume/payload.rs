@@ -36,7 +36,10 @@ const TOKEN_SECONDS_DEFAULT: i64 = 3600;
 
 /// The tokens a pod's volumes ask for.
 pub(crate) fn token_wishes(pod: &Pod) -> Vec<TokenWish> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
     let sources = volumes.filter_map(|volume| volume.projected.as_ref()?.sources.as_ref());
     let tokens = sources
         .flatten()
@@ -226,10 +229,7 @@ fn projected(
         let wish = wish(source.audience.as_deref(), source.expiration_seconds);
         let token = sources.tokens.get(&wish);
         let token = token.ok_or("the service account token has not been fetched")?;
-        files.insert(
-            source.path.clone(),
-            token_file(token, default, sources.pod),
-        );
+        files.insert(source.path.clone(), token_file(token, default, sources.pod));
     }
     if projection.cluster_trust_bundle.is_some() || projection.pod_certificate.is_some() {
         return Err("cluster trust bundles and pod certificates are not supported".to_owned());

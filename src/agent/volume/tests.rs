@@ -39,8 +39,10 @@ fn world() -> World {
 }
 
 fn pod(volumes: serde_json::Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u",
-        "labels": {"app": "x"}}, "spec": {"containers": [{"name": "c"}], "volumes": volumes}}))
+    serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "n", "uid": "u",
+        "labels": {"app": "x"}}, "spec": {"containers": [{"name": "c"}], "volumes": volumes}}),
+    )
     .unwrap()
 }
 
@@ -89,7 +91,9 @@ async fn every_kind_of_volume_is_made_and_taken_down_again() {
 #[tokio::test]
 async fn the_first_volume_that_fails_is_named() {
     let world = world();
-    world.fake.answer("GET /api/v1/namespaces/n/configmaps", list(json!([])));
+    world
+        .fake
+        .answer("GET /api/v1/namespaces/n/configmaps", list(json!([])));
     let pod = pod(json!([{"name": "v", "configMap": {"name": "cm"}}]));
     let wake: Wake = Arc::new(|| {});
     world.volumes.hold(&pod, &wake);
@@ -106,5 +110,8 @@ async fn what_cannot_be_mounted_here_is_said() {
     let pod = pod(json!([{"name": "v", "nfs": {"server": "a", "path": "/b"}}]));
     let error = world.volumes.set_up(&pod, &Place::default()).await;
     let error = error.unwrap_err();
-    assert!(error.why.ends_with("not supported on this node: nfs"), "{error}");
+    assert!(
+        error.why.ends_with("not supported on this node: nfs"),
+        "{error}"
+    );
 }

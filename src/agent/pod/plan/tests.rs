@@ -132,13 +132,13 @@ fn a_sidecar_is_waited_for_then_started_again_on_its_own() {
     let spec = json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}]});
     let mut scene = Scene::ready(pod(spec)).with(&[instance("s", 0, running())]);
     scene.memory.containers.get_mut("s").unwrap().probed.started = false;
-    assert!(acts(&scene, 5).is_empty(), "its startup probe has not succeeded");
+    assert!(
+        acts(&scene, 5).is_empty(),
+        "its startup probe has not succeeded"
+    );
     scene.memory.containers.get_mut("s").unwrap().probed.started = true;
     assert_eq!(acts(&scene, 5), ["launch a 0"]);
-    let states = [
-        instance("s", 0, exited(0, 2)),
-        instance("a", 0, running()),
-    ];
+    let states = [instance("s", 0, exited(0, 2)), instance("a", 0, running())];
     assert_eq!(acts(&scene.with(&states), 5), ["launch s 1"]);
 }
 
@@ -163,7 +163,11 @@ fn crash_loops_wait_and_then_start_again() {
     assert_eq!(first.wake_at, Some(at(25)));
     assert_eq!(acts(&scene, 25), ["launch a 3"]);
     scene.memory.containers.get_mut("a").unwrap().crash = None;
-    assert_eq!(acts(&scene, 6), ["launch a 3"], "the first restart is at once");
+    assert_eq!(
+        acts(&scene, 6),
+        ["launch a 3"],
+        "the first restart is at once"
+    );
 }
 
 #[test]
@@ -206,7 +210,10 @@ fn a_deleted_pod_is_stopped_taken_down_reported_and_deleted() {
     assert_eq!(acts(&scene, 2), ["TearDown", "remove a0"]);
     scene.memory.teardown.succeed(());
     scene = scene.with(&[]);
-    assert!(acts(&scene, 2).is_empty(), "its last status is not reported");
+    assert!(
+        acts(&scene, 2).is_empty(),
+        "its last status is not reported"
+    );
     scene.memory.is_reported = true;
     assert_eq!(acts(&scene, 2), ["Delete"]);
     assert_eq!(plan(&scene.view(2)).stage, Stage::Ended);
@@ -225,8 +232,7 @@ fn a_pod_that_is_gone_is_forgotten_when_nothing_of_it_is_left() {
 
 #[test]
 fn a_shorter_grace_hastens_what_is_being_stopped() {
-    let mut scene =
-        Scene::ready(deleted(pod(json!({})), 30)).with(&[instance("a", 0, running())]);
+    let mut scene = Scene::ready(deleted(pod(json!({})), 30)).with(&[instance("a", 0, running())]);
     scene.memory.ending_since = Some(at(0));
     scene.memory.containers.get_mut("a").unwrap().stopping = Some(("a0".into(), at(30)));
     assert!(acts(&scene, 5).is_empty());
@@ -263,10 +269,7 @@ fn a_launch_under_way_ends_before_anything_is_taken_down() {
 fn finished_pods_are_taken_down_but_their_containers_kept() {
     let spec = json!({"restartPolicy": "OnFailure",
         "initContainers": [{"name": "s", "restartPolicy": "Always"}]});
-    let states = [
-        instance("a", 0, exited(0, 2)),
-        instance("s", 0, running()),
-    ];
+    let states = [instance("a", 0, exited(0, 2)), instance("s", 0, running())];
     let mut scene = Scene::ready(pod(spec)).with(&states);
     assert_eq!(acts(&scene, 5), ["stop s0 35 Ending"]);
     scene = scene.with(&[states[0].clone(), instance("s", 0, exited(0, 6))]);

@@ -55,7 +55,10 @@ fn a_running_pod_is_ready_with_its_addresses() {
     assert_eq!(container["containerID"], "containerd://a0");
     assert_eq!(container["imageID"], "sha256:1");
     assert_eq!(container["ready"], true);
-    assert_eq!(container["state"]["running"]["startedAt"], at(1).to_string());
+    assert_eq!(
+        container["state"]["running"]["startedAt"],
+        at(1).to_string()
+    );
     assert_eq!(says(&status, "Ready"), "True||");
 }
 
@@ -168,7 +171,11 @@ fn crash_loops_show_why_they_wait_and_how_they_ended() {
 fn pulls_show_the_failure_then_that_they_wait() {
     let mut scene = Scene::ready(pod(json!({})));
     let image = &mut scene.memory.containers.get_mut("a").unwrap().image;
-    image.fail(("ErrImagePull", "no such".into()), restart::image_delay, at(0));
+    image.fail(
+        ("ErrImagePull", "no such".into()),
+        restart::image_delay,
+        at(0),
+    );
     let waiting = |second| {
         let status = told(&scene, second);
         status["containerStatuses"][0]["state"]["waiting"].clone()
@@ -204,10 +211,7 @@ fn out_of_memory_and_failed_starts_have_their_reasons() {
 
 #[test]
 fn the_attempt_before_is_the_last_state() {
-    let states = [
-        instance("a", 0, exited(1, 2)),
-        instance("a", 1, running()),
-    ];
+    let states = [instance("a", 0, exited(1, 2)), instance("a", 1, running())];
     let mut scene = Scene::ready(pod(json!({}))).with(&states);
     let last = |scene: &Scene| {
         told(scene, 5)["containerStatuses"][0]["lastState"]["terminated"]["exitCode"].clone()
@@ -265,7 +269,10 @@ fn a_container_is_not_started_before_its_probe_and_hook() {
         ..Probed::default()
     };
     let container = &told(&scene, 5)["containerStatuses"][0];
-    assert_eq!((&container["started"], &container["ready"]), (&json!(false), &json!(false)));
+    assert_eq!(
+        (&container["started"], &container["ready"]),
+        (&json!(false), &json!(false))
+    );
     let a = scene.memory.containers.get_mut("a").unwrap();
     a.probed.started = true;
     a.hook = Hook::Running("a0".into());
