@@ -18,5 +18,6 @@ pub mod selector;
 pub mod status;
 pub mod table;
 pub mod time;
+pub mod validation;
 pub mod watch;
 pub mod workload;

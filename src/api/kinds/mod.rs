@@ -102,8 +102,14 @@ pub struct KindDef {
     pub prepare_update: fn(&mut Object, &Object),
     /// On update of `status`: `(new, old)`; puts back everything but `status`.
     pub prepare_status: fn(&mut Object, &Object),
-    /// Whether `metadata.generation` counts changes of `spec`.
+    /// Whether `metadata.generation` counts changes of `spec` (of everything but `metadata` for a
+    /// kind without one).
     pub has_generation: bool,
+    /// Whether a PUT of an object that is not there creates it (`AllowCreateOnUpdate`).
+    pub creates_on_update: bool,
+    /// Whether a PUT may leave `resourceVersion` out (`AllowUnconditionalUpdate`); else:
+    /// `metadata.resourceVersion: Invalid value: 0: must be specified for an update`.
+    pub unconditional_update: bool,
     /// All that is wrong with a new object, beyond `metadata` (checked for all kinds alike).
     pub validate: fn(&Object) -> Vec<FieldError>,
     /// All that is wrong with `(new, old)`, including what `validate` finds.
@@ -145,6 +151,8 @@ impl KindDef {
         prepare_update: |_, _| {},
         prepare_status: prepare::only_status,
         has_generation: false,
+        creates_on_update: false,
+        unconditional_update: true,
         validate: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
         validate_status: |_, _| Vec::new(),
@@ -218,6 +226,11 @@ fn subdomain_name(name: &str, is_prefix: bool) -> Vec<String> {
 /// Names like `my-name`.
 fn label_name(name: &str, is_prefix: bool) -> Vec<String> {
     checked_as(name::dns1123_label, name, is_prefix)
+}
+
+/// Names like `my-name` that do not start with a digit.
+fn service_name(name: &str, is_prefix: bool) -> Vec<String> {
+    checked_as(name::dns1035_label, name, is_prefix)
 }
 
 fn checked_as(check: fn(&str) -> Vec<String>, name: &str, is_prefix: bool) -> Vec<String> {

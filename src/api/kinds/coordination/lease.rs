@@ -15,6 +15,8 @@ pub(crate) const DEF: KindDef = KindDef {
     storage: "leases.coordination.k8s.io",
     columns: COLUMNS,
     cells: row,
+    creates_on_update: true,
+    unconditional_update: false,
     ..KindDef::BASE
 };
 

@@ -15,6 +15,7 @@ pub(crate) const DEF: KindDef = KindDef {
     storage: "endpoints",
     columns: COLUMNS,
     cells: row,
+    creates_on_update: true,
     ..KindDef::BASE
 };
 

@@ -19,6 +19,7 @@ pub(crate) const DEF: KindDef = KindDef {
     columns: COLUMNS,
     cells: row,
     fields,
+    creates_on_update: true,
     ..KindDef::BASE
 };
 

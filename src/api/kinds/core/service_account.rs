@@ -19,6 +19,7 @@ pub(crate) const DEF: KindDef = KindDef {
     storage: "serviceaccounts",
     columns: COLUMNS,
     cells: row,
+    unconditional_update: false,
     ..KindDef::BASE
 };
 

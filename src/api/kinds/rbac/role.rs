@@ -17,6 +17,7 @@ pub(crate) const ROLE: KindDef = KindDef {
     columns: COLUMNS,
     cells: row,
     validate_name: super::segment_name,
+    creates_on_update: true,
     ..KindDef::BASE
 };
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::kinds::{Column, KindDef, Subresource, cells, prepare, rows};
+use crate::api::kinds::{Column, KindDef, Subresource, cells, prepare, rows, service_name};
 use crate::api::object::Object;
 
 pub(crate) const DEF: KindDef = KindDef {
@@ -20,6 +20,8 @@ pub(crate) const DEF: KindDef = KindDef {
     fields,
     prepare_create: prepare::drop_status,
     prepare_update: prepare::keep_status,
+    creates_on_update: true,
+    validate_name: service_name,
     ..KindDef::BASE
 };
 
