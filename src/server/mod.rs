@@ -3,10 +3,13 @@
 pub mod authn;
 pub mod authz;
 pub mod cacher;
+pub mod discovery;
 pub mod http;
 pub mod manifests;
+pub mod join;
 pub mod pki;
 pub mod registry;
 pub mod request;
 pub mod rest;
+pub mod review;
 pub mod storage;

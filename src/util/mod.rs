@@ -5,6 +5,7 @@ pub mod clock;
 pub mod errors;
 pub mod fs;
 pub mod log;
+pub mod metrics;
 pub mod rng;
 pub mod signal;
 pub mod tasks;

@@ -1,3 +1,200 @@
 //! Everything between a connection and the REST verbs: TLS, filters, routes, health, discovery.
+//!
+//! Order of the filters: request id and panics → what is asked ([`route`]) → who asks → as whom →
+//! may they → is there room → who serves. A request from inside the process brings its user along
+//! and passes the same filters from "may they" on.
 
+mod documents;
+mod filters;
+mod flow;
+pub mod health;
+pub mod listener;
+mod observe;
+pub(crate) mod respond;
 pub mod route;
+mod stream;
+mod transport;
+pub mod tunnel;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, Method, Request, Response};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::status::ApiError;
+use crate::client::{Body, Transport, empty_body};
+use crate::server::authn::Authn;
+use crate::server::authn::service_account::Tokens;
+use crate::server::authz::Authz;
+use crate::server::join::Join;
+use crate::server::registry::Registry;
+use crate::server::request::{RequestInfo, User};
+use crate::server::review::Review;
+use crate::util::metrics::Metrics;
+use crate::util::rng::Rng;
+use crate::util::tasks::Tasks;
+
+use documents::Discovery;
+use flow::Flow;
+use health::Health;
+use observe::Observed;
+use route::Upstream;
+use tunnel::TunnelAcceptor;
+
+pub use transport::Direct;
+
+/// Long enough for the largest list to a slow client, short enough to free what hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Upstream's limit of a request body.
+const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+const AUDIT_ID: &str = "audit-id";
+
+/// What a handler is made of.
+pub struct Parts {
+    /// Who is calling.
+    pub authn: Arc<Authn>,
+    /// May they.
+    pub authz: Arc<Authz>,
+    /// What is served.
+    pub registry: Arc<Registry>,
+    /// The REST verbs.
+    pub rest: Arc<dyn Upstream>,
+    /// What leads to nodes: logs, exec, attach, port-forward, proxies.
+    pub nodes: Arc<dyn Upstream>,
+    /// How machines become nodes.
+    pub join: Arc<Join>,
+    /// Who keeps the connections of nodes.
+    pub tunnel: Arc<dyn TunnelAcceptor>,
+    /// Service-account tokens, for their public keys.
+    pub tokens: Arc<Tokens>,
+    /// Named checks.
+    pub health: Health,
+    /// What `/metrics` prints.
+    pub metrics: Metrics,
+    /// The authority's certificate.
+    pub ca_pem: String,
+    /// `host:port` as clients reach it.
+    pub address: String,
+    /// For request ids.
+    pub rng: Rng,
+    /// Runs what outlives a request.
+    pub tasks: Tasks,
+}
+
+/// The API server behind TLS. Clones share it.
+#[derive(Clone)]
+pub struct Handler(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    discovery: Discovery,
+    review: Review,
+    flow: Flow,
+    observed: Observed,
+    stopping: CancellationToken,
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handler")
+    }
+}
+
+impl Handler {
+    /// Joins the parts.
+    pub fn new(parts: Parts) -> Self {
+        parts.metrics.add_process();
+        Self(Arc::new(Inner {
+            discovery: Discovery::new(Arc::clone(&parts.registry), parts.address.clone()),
+            review: Review::new(Arc::clone(&parts.authn), Arc::clone(&parts.authz)),
+            flow: Flow::new(&parts.metrics),
+            observed: Observed::new(&parts.metrics),
+            stopping: parts.tasks.cancelled(),
+            parts,
+        }))
+    }
+
+    /// Requests from inside the process, as `user`; no sockets.
+    pub fn transport(&self, user: User) -> Arc<dyn Transport> {
+        Arc::new(transport::InProcess {
+            handler: self.clone(),
+            user,
+        })
+    }
+
+    /// The checks of the health endpoints.
+    pub fn health(&self) -> &Health {
+        &self.0.parts.health
+    }
+
+    /// Answers one request; failures and panics are answers too.
+    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let is_head = request.method() == Method::HEAD;
+        let audit_id = self.audit_id(&request);
+        let uri = request.uri();
+        let query = uri.query().unwrap_or_default();
+        let info = route::request_info(request.method(), uri.path(), query);
+        let mut response = match &info {
+            Some(info) => self.answer(info.clone(), audit_id.clone(), request).await,
+            None => respond::error(&ApiError::no_such_path()),
+        };
+        let info = info.unwrap_or_default();
+        let is_served = info.is_resource && response.status() != http::StatusCode::NOT_FOUND;
+        let took = started.elapsed();
+        self.0
+            .observed
+            .count(&info, is_served, response.status(), took);
+        let headers = response.headers_mut();
+        headers.insert(AUDIT_ID, audit_id);
+        let no_cache = HeaderValue::from_static("no-cache, private");
+        headers.entry(CACHE_CONTROL).or_insert(no_cache);
+        if is_head {
+            return response.map(|_| empty_body());
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        info: RequestInfo,
+        audit_id: HeaderValue,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let accepted = request.headers().clone();
+        let is_local = request.extensions().get::<User>().is_some();
+        let inner = Arc::clone(&self.0);
+        let path = info.path.clone();
+        let work = async move { inner.serve(&info, request).await };
+        let response = match AssertUnwindSafe(work.boxed()).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => respond::error(&error),
+            Err(_) => {
+                tracing::error!(path, audit_id = ?audit_id, "request panicked");
+                let message = format!(
+                    "this request caused apiserver to panic; look in the logs for {}",
+                    audit_id.to_str().unwrap_or_default()
+                );
+                respond::error(&ApiError::internal(message))
+            }
+        };
+        if is_local {
+            return response;
+        }
+        respond::compressed(&accepted, response).await
+    }
+
+    /// The client's own id where it sent one, so that its logs and ours can be joined.
+    fn audit_id(&self, request: &Request<Body>) -> HeaderValue {
+        let given = request.headers().get(AUDIT_ID).cloned();
+        given
+            .filter(|id| id.len() <= 64)
+            .or_else(|| HeaderValue::from_str(&self.0.parts.rng.uid()).ok())
+            .unwrap_or(HeaderValue::from_static("none"))
+    }
+}
