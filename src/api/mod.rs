@@ -18,6 +18,7 @@ pub mod selector;
 pub mod status;
 pub mod table;
 pub mod time;
+pub mod toleration;
 pub mod validation;
 pub mod watch;
 pub mod workload;

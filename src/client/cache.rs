@@ -10,7 +10,6 @@
 //! own, so a listener may read any cache, and must not add a listener.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::Hash;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -337,11 +336,11 @@ impl<K> Index<K> {
 
 /// Keys that changed, each once until taken. Clones share the set.
 #[derive(Clone, Debug, Default)]
-pub struct Changes<T: Eq + Hash = ObjectKey>(Arc<Pending<T>>);
+pub struct Changes<T: Ord = ObjectKey>(Arc<Pending<T>>);
 
 #[derive(Debug)]
 struct Pending<T> {
-    keys: Mutex<HashSet<T>>,
+    keys: Mutex<BTreeSet<T>>,
     more: Notify,
 }
 
@@ -354,16 +353,28 @@ impl<T> Default for Pending<T> {
     }
 }
 
-impl<T: Eq + Hash> Changes<T> {
+impl<T: Ord> Changes<T> {
     /// Adds a key and wakes who waits.
     pub fn add(&self, key: T) {
         self.0.keys.lock().insert(key);
         self.0.more.notify_one();
     }
 
+    /// Takes all keys there are now.
+    pub fn take(&self) -> BTreeSet<T> {
+        std::mem::take(&mut *self.0.keys.lock())
+    }
+
+    /// Resolves when there is a key to take. For one consumer.
+    pub async fn changed(&self) {
+        while self.0.keys.lock().is_empty() {
+            self.0.more.notified().await;
+        }
+    }
+
     /// Takes all keys, waiting for the first. For one consumer. Nothing is lost when dropped
     /// while waiting.
-    pub async fn next(&self) -> HashSet<T> {
+    pub async fn next(&self) -> BTreeSet<T> {
         loop {
             let keys = std::mem::take(&mut *self.0.keys.lock());
             if !keys.is_empty() {

@@ -136,9 +136,11 @@ mod tests {
     use parking_lot::Mutex;
     use tokio::sync::mpsc;
 
+    type Scripts = fn() -> Result<Action>;
+
     struct Scripted {
         calls: mpsc::Sender<String>,
-        script: Mutex<Vec<fn() -> Result<Action>>>,
+        script: Mutex<Vec<Scripts>>,
     }
 
     impl Reconcile for Scripted {
@@ -158,7 +160,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn errors_panics_and_wishes_call_again_and_success_does_not() {
         let (calls, mut seen) = mpsc::channel(8);
-        let script: Vec<fn() -> Result<Action>> = vec![
+        let script: Vec<Scripts> = vec![
             || Ok(Action::After(Duration::from_secs(7))),
             || panic!("a bug"),
             || Err(ApiError::internal("no").into()),

@@ -12,4 +12,5 @@ pub mod registry;
 pub mod request;
 pub mod rest;
 pub mod review;
+pub mod scheduler;
 pub mod storage;
