@@ -12,11 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
-use crate::api::object::ObjectKey;
+use crate::api::{meta, object::ObjectKey};
 
 use super::watch::{Event, Step};
 use super::{Kind, key_of, trim};
@@ -390,14 +389,8 @@ fn namespace_of<K: Kind>(object: &K) -> Vec<String> {
 }
 
 fn controller_uid<K: Kind>(object: &K) -> Vec<String> {
-    let owner = controller_of(object);
+    let owner = meta::controller_of(object.metadata());
     owner.map(|owner| owner.uid.clone()).into_iter().collect()
-}
-
-/// The owner that controls an object.
-pub fn controller_of<K: Kind>(object: &K) -> Option<&OwnerReference> {
-    let owners = object.metadata().owner_references.as_ref()?;
-    owners.iter().find(|owner| owner.controller == Some(true))
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@
 //! Deliberately not here: preemption, volumes, dynamic resources.
 
 mod affinity;
-mod amount;
 mod assume;
 mod bind;
 mod cycle;

@@ -9,23 +9,15 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::api::{
+    meta,
     object::ObjectKey,
+    pod::{self, HostPort},
     selector::label::{Operator, Requirement, Selector},
 };
 use crate::client;
 
 use super::affinity::Terms;
 use super::resources::{self, Resources};
-
-/// A port of the host a pod wants for itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct HostPort {
-    /// `0.0.0.0` for all.
-    pub(crate) ip: String,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub(crate) protocol: String,
-    pub(crate) port: i32,
-}
 
 /// A term of a node affinity: labels and fields that must all match. Never matches where it is
 /// empty.
@@ -80,10 +72,10 @@ impl PodInfo {
             key: client::key_of(&pod.metadata),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             priority: spec.priority.unwrap_or(0),
-            owner: client::cache::controller_of(&*pod).map(|owner| owner.uid.clone()),
+            owner: meta::controller_of(&pod.metadata).map(|owner| owner.uid.clone()),
             requests: resources::of_pod(&pod),
             score_requests: resources::of_pod_for_score(&pod),
-            host_ports: host_ports(spec),
+            host_ports: pod::host_ports(&pod),
             node_selector: selector
                 .map(|s| Selector::from_set(s.iter().map(|(k, v)| (k.as_str(), v.as_str())))),
             node_terms: required.map(node_terms),
@@ -131,8 +123,7 @@ impl PodInfo {
 
     /// Whether it has ended and uses nothing any more.
     pub(crate) fn has_ended(&self) -> bool {
-        let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        matches!(phase, Some("Succeeded" | "Failed"))
+        pod::is_terminal(&self.pod)
     }
 
     /// Whether the scheduler is to find a node for it.
@@ -202,22 +193,4 @@ pub(crate) fn label_selector(selector: Option<&LabelSelector>) -> Selector {
     let value = selector.and_then(|s| serde_json::to_value(s).ok());
     let parsed = Selector::from_label_selector(&value.unwrap_or_default());
     parsed.unwrap_or_else(|_| Selector::nothing())
-}
-
-fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecars = spec.init_containers.iter().flatten();
-    let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars);
-    let ports = ports.flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            let number = port.host_port.filter(|number| *number > 0)?;
-            let ip = port.host_ip.as_deref().filter(|ip| !ip.is_empty());
-            Some(HostPort {
-                ip: ip.unwrap_or("0.0.0.0").to_owned(),
-                protocol: port.protocol.as_deref().unwrap_or("TCP").to_owned(),
-                port: number,
-            })
-        })
-        .collect()
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::amount;
+use crate::api::{
+    pod::{self, is_sidecar},
+    quantity::Quantity as Amount,
+};
 
 /// What scoring assumes of a container that asks for nothing
 /// (`k8s.io/kubernetes/pkg/scheduler/util.DefaultMilliCPURequest`).
@@ -32,17 +35,21 @@ impl Resources {
     pub(crate) fn from_list(list: Option<&List>) -> Self {
         let mut amounts = Self::default();
         for (name, quantity) in list.into_iter().flatten() {
-            match name.as_str() {
-                "cpu" => amounts.milli_cpu = milli(quantity),
-                "memory" => amounts.memory = units(quantity),
-                "ephemeral-storage" => amounts.ephemeral_storage = units(quantity),
-                "pods" => {}
-                _ => {
-                    amounts.others.insert(name.clone(), units(quantity));
-                }
-            }
+            amounts.set(name, parsed(quantity));
         }
         amounts
+    }
+
+    fn set(&mut self, name: &str, amount: Amount) {
+        match name {
+            "cpu" => self.milli_cpu = amount.milli_value(),
+            "memory" => self.memory = amount.value(),
+            "ephemeral-storage" => self.ephemeral_storage = amount.value(),
+            "pods" => {}
+            _ => {
+                self.others.insert(name.to_owned(), amount.value());
+            }
+        }
     }
 
     /// Adds each amount.
@@ -72,35 +79,21 @@ impl Resources {
     }
 }
 
-/// Thousandths, rounded up.
-fn milli(quantity: &Quantity) -> i64 {
-    amount::milli(&quantity.0).unwrap_or(0)
+fn parsed(quantity: &Quantity) -> Amount {
+    quantity.0.parse().unwrap_or_default()
 }
 
 /// Whole units, rounded up.
 pub(crate) fn units(quantity: &Quantity) -> i64 {
-    amount::units(&quantity.0).unwrap_or(0)
+    parsed(quantity).value()
 }
 
-/// What a pod needs of a node: its containers and sidecars together, or the most that one init
-/// container needs beside the sidecars started before it, whichever is more; plus overhead
-/// (`k8s.io/component-helpers/resource.PodRequests`).
+/// What a pod needs of a node.
 pub(crate) fn of_pod(pod: &Pod) -> Resources {
-    let Some(spec) = &pod.spec else {
-        return Resources::default();
-    };
-    let mut total = sum(spec, |container| requests(container.resources.as_ref()));
-    let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-    for (name, quantity) in whole.into_iter().flatten() {
-        let one = BTreeMap::from([(name.clone(), quantity.clone())]);
-        let amount = Resources::from_list(Some(&one));
-        match name.as_str() {
-            "cpu" => total.milli_cpu = amount.milli_cpu,
-            "memory" => total.memory = amount.memory,
-            _ => total.others.extend(amount.others),
-        }
+    let mut total = Resources::default();
+    for (name, amount) in pod::requests(pod) {
+        total.set(&name, amount);
     }
-    total.add(&Resources::from_list(spec.overhead.as_ref()));
     total
 }
 
@@ -141,7 +134,7 @@ fn sum(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
     let mut most = Resources::default();
     for container in spec.init_containers.iter().flatten() {
         let mut needs = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
+        if is_sidecar(container) {
             total.add(&needs);
             sidecars.add(&needs);
             most.raise_to(&sidecars);

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::api::object::ObjectKey;
+use crate::api::{object::ObjectKey, pod::HostPort};
 
-use super::pod::{HostPort, PodInfo};
+use super::pod::PodInfo;
 use super::resources::{self, Resources};
 
 /// Label whose value is a node's zone.

@@ -1,13 +1,11 @@
 //! A port of the host can be used by one pod of a node.
 
+use crate::api::pod::HostPort;
 use crate::server::scheduler::{
     framework::{Filter, Plugin, Verdict},
-    pod::{HostPort, PodInfo},
+    pod::PodInfo,
     snapshot::{NodeInfo, Snapshot},
 };
-
-/// All addresses.
-const ANY: &str = "0.0.0.0";
 
 struct Ports<'a>(&'a [HostPort]);
 
@@ -19,15 +17,14 @@ pub(crate) fn filter<'a>(pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Fi
 impl Filter for Ports<'_> {
     fn reject(&self, node: &NodeInfo) -> Option<Verdict> {
         let reason = "node(s) didn't have free ports for the requested pod ports";
-        let taken = |wanted: &HostPort| node.host_ports.iter().any(|used| collide(wanted, used));
+        let taken = |wanted: &HostPort| {
+            node.host_ports
+                .iter()
+                .any(|used| wanted.collides_with(used))
+        };
         self.0
             .iter()
             .any(taken)
             .then(|| Verdict::new(Plugin::Ports, reason))
     }
-}
-
-fn collide(a: &HostPort, b: &HostPort) -> bool {
-    let addresses = a.ip == b.ip || a.ip == ANY || b.ip == ANY;
-    addresses && a.port == b.port && a.protocol == b.protocol
 }
