@@ -495,32 +495,7 @@ impl Runtime for Fake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{Namespace, Security};
-
-    fn spec(id: &str, image: &str) -> ContainerSpec {
-        ContainerSpec {
-            id: id.to_owned(),
-            image: image.to_owned(),
-            args: vec!["run".to_owned()],
-            env: Vec::new(),
-            working_dir: String::new(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            network: Namespace::Host,
-            ipc: Namespace::Host,
-            uts: Namespace::Host,
-            pid: Namespace::Private,
-            cgroup: "/a".to_owned(),
-            resources: Resources::default(),
-            oom_score_adj: 0,
-            security: Security::default(),
-            tty: false,
-            stdin: false,
-            stdin_once: false,
-            log: PathBuf::new(),
-            labels: BTreeMap::new(),
-        }
-    }
+    use crate::runtime::tests::container_spec as spec;
 
     #[tokio::test]
     async fn a_container_lives_from_create_to_remove() {

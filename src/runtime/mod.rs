@@ -4,11 +4,15 @@
 //! lacks); `fake` is for tests and hollow nodes. Every call may be repeated: making what exists is
 //! [`Error::AlreadyExists`], removing what is gone is success.
 
+pub mod containerd;
 pub mod fake;
+pub mod log;
+pub mod managed;
 pub mod registry;
 
 mod error;
 mod events;
+mod spec;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -356,4 +360,35 @@ pub trait Runtime: Send + Sync + 'static {
     /// Events from now on. The implementation reconnects and then sends
     /// [`RuntimeEvent::Resync`]; it also sends that where the reader was too slow.
     fn events(&self) -> mpsc::Receiver<RuntimeEvent>;
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The plainest container there is.
+    pub(crate) fn container_spec(id: &str, image: &str) -> ContainerSpec {
+        ContainerSpec {
+            id: id.to_owned(),
+            image: image.to_owned(),
+            args: vec!["run".to_owned()],
+            env: Vec::new(),
+            working_dir: String::new(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            network: Namespace::Host,
+            ipc: Namespace::Host,
+            uts: Namespace::Host,
+            pid: Namespace::Private,
+            cgroup: "/a".to_owned(),
+            resources: Resources::default(),
+            oom_score_adj: 0,
+            security: Security::default(),
+            tty: false,
+            stdin: false,
+            stdin_once: false,
+            log: PathBuf::new(),
+            labels: BTreeMap::new(),
+        }
+    }
 }
