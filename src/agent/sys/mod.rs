@@ -1,5 +1,6 @@
 //! System calls and child processes of the node: the only place of the agent that makes them.
 
+pub mod address;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
