@@ -2,7 +2,9 @@
 
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod cacher;
+pub mod config;
 pub mod discovery;
 pub mod http;
 pub mod join;
