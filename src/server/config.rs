@@ -250,7 +250,8 @@ fn wrong(flag: &'static str, value: impl ToString, why: impl ToString) -> Error 
 }
 
 fn address(flag: &'static str, text: &str) -> Result<IpAddr, Error> {
-    text.parse().map_err(|_| wrong(flag, text, "not an IP address"))
+    text.parse()
+        .map_err(|_| wrong(flag, text, "not an IP address"))
 }
 
 fn advertised(text: &str) -> Result<IpAddr, Error> {
@@ -357,7 +358,11 @@ fn secret(flag: &'static str, text: String) -> Result<String, Error> {
 fn mode(text: &str) -> Result<u32, Error> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
-        _ => Err(wrong("write-kubeconfig-mode", text, "not an octal mode such as 0600")),
+        _ => Err(wrong(
+            "write-kubeconfig-mode",
+            text,
+            "not an octal mode such as 0600",
+        )),
     }
 }
 
@@ -391,7 +396,11 @@ fn datastore(endpoint: &str, etcd: Etcd, folder: PathBuf) -> Result<Datastore, E
         let uri: Option<http::Uri> = endpoint.parse().ok();
         let scheme = uri.as_ref().and_then(http::Uri::scheme_str);
         if !matches!(scheme, Some("http" | "https")) {
-            return Err(wrong(flag, endpoint, "not a URL such as https://10.0.0.1:2379"));
+            return Err(wrong(
+                flag,
+                endpoint,
+                "not a URL such as https://10.0.0.1:2379",
+            ));
         }
     }
     Ok(Datastore::Etcd(Etcd { endpoints, ..etcd }))
@@ -423,14 +432,21 @@ mod tests {
             Config::check(options).unwrap_err().to_string()
         };
         for (text, change) in [
-            ("not an IP address", (|o| o.bind_address = "here".into()) as fn(&mut Options)),
-            ("network's own address is 10.96.0.0/12", |o| o.service_cidr = "10.97.0.0/12".into()),
+            (
+                "not an IP address",
+                (|o| o.bind_address = "here".into()) as fn(&mut Options),
+            ),
+            ("network's own address is 10.96.0.0/12", |o| {
+                o.service_cidr = "10.97.0.0/12".into()
+            }),
             ("overlaps", |o| o.cluster_cidr = "10.96.0.0/16".into()),
             ("30000-32767", |o| o.service_node_port_range = "9-1".into()),
             ("one of vxlan", |o| o.network_backend = "ipip".into()),
             ("one of dns", |o| o.disable = vec!["everything".into()]),
             ("octal", |o| o.write_kubeconfig_mode = "0999".into()),
-            ("https://10.0.0.1:2379", |o| o.datastore_endpoint = "10.0.0.1:2379".into()),
+            ("https://10.0.0.1:2379", |o| {
+                o.datastore_endpoint = "10.0.0.1:2379".into()
+            }),
             ("host name", |o| o.tls_san = vec!["a b".into()]),
             ("free address", |o| o.cluster_dns = Some("10.96.0.1".into())),
         ] {

@@ -36,7 +36,8 @@ pub struct First {
 /// Makes or mends the first objects.
 pub async fn run(client: &Client, first: &First) -> Result<()> {
     let namespaces = NAMESPACES.iter().map(|name| {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         Wanted::new("", "namespaces", "", namespace)
     });
     ensure_all(client, namespaces.collect()).await?;
@@ -47,7 +48,12 @@ pub async fn run(client: &Client, first: &First) -> Result<()> {
     let (objects, roles, bindings) = tokio::join!(
         ensure_all(client, wanted),
         reconcile(client, "clusterroles", "rules", policy::cluster_roles()),
-        reconcile(client, "clusterrolebindings", "subjects", policy::cluster_role_bindings()),
+        reconcile(
+            client,
+            "clusterrolebindings",
+            "subjects",
+            policy::cluster_role_bindings()
+        ),
     );
     objects.and(roles).and(bindings)
 }
@@ -92,7 +98,11 @@ impl First {
                 "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
             "subsets": [{"addresses": [{"ip": address}], "ports": [port]}],
         });
-        let family = if self.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let family = if self.advertise_address.is_ipv4() {
+            "IPv4"
+        } else {
+            "IPv6"
+        };
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": "kubernetes", "namespace": "default",
@@ -196,13 +206,24 @@ fn covers(kept: &Value, wanted: &Value) -> bool {
 
 /// Makes the defaults that are missing; adds to those that are there what they lack in `list`.
 /// What somebody added stays; one who set the autoupdate annotation to `false` is left alone.
-async fn reconcile(client: &Client, resource: &str, list: &str, defaults: Vec<Value>) -> Result<()> {
+async fn reconcile(
+    client: &Client,
+    resource: &str,
+    list: &str,
+    defaults: Vec<Value>,
+) -> Result<()> {
     let api = client.dynamic(&GroupVersionResource::new(RBAC, "v1", resource), "");
     let kept = api.list(&ListParams::default()).await?.items;
     let plans = defaults
         .into_iter()
         .filter_map(Object::from_value)
-        .filter_map(|wanted| plan(kept.iter().find(|k| k.name() == wanted.name()), wanted, list));
+        .filter_map(|wanted| {
+            plan(
+                kept.iter().find(|k| k.name() == wanted.name()),
+                wanted,
+                list,
+            )
+        });
     stream::iter(plans.collect::<Vec<_>>())
         .map(|plan| carry_out(&api, plan))
         .buffer_unordered(WRITES_AT_A_TIME)
@@ -248,7 +269,9 @@ fn plan(kept: Option<&Object>, wanted: Object, list: &str) -> Option<Plan> {
     // The rules of an aggregating role belong to whoever aggregates.
     if !wanted.0.contains_key("aggregationRule") {
         let mut all = items(kept);
-        let missing = items(&wanted).into_iter().filter(|item| !all.contains(item));
+        let missing = items(&wanted)
+            .into_iter()
+            .filter(|item| !all.contains(item));
         let missing: Vec<_> = missing.collect();
         all.extend(missing);
         if !all.is_empty() {

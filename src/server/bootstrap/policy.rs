@@ -249,12 +249,18 @@ const BINDINGS: &[(&str, &[&str])] = &[
         &["Group/system:authenticated", "Group/system:unauthenticated"],
     ),
     ("system:node-proxier", &["User/system:kube-proxy"]),
-    ("system:kube-controller-manager", &["User/system:kube-controller-manager"]),
+    (
+        "system:kube-controller-manager",
+        &["User/system:kube-controller-manager"],
+    ),
     ("system:kube-dns", &["ServiceAccount/kube-system/kube-dns"]),
     ("system:kube-scheduler", &["User/system:kube-scheduler"]),
     ("system:volume-scheduler", &["User/system:kube-scheduler"]),
     ("system:node", &[]),
-    ("system:service-account-issuer-discovery", &["Group/system:serviceaccounts"]),
+    (
+        "system:service-account-issuer-discovery",
+        &["Group/system:serviceaccounts"],
+    ),
     ("orch:node", &["Group/system:nodes"]),
 ];
 
@@ -309,12 +315,17 @@ pub(super) fn namespaced() -> Vec<(&'static str, Value)> {
     let labels = json!({BOOTSTRAPPING.0: BOOTSTRAPPING.1});
     let mut meta = metadata(name, labels);
     meta["namespace"] = "kube-system".into();
-    let rules = [rule("READ : core : configmaps : extension-apiserver-authentication")];
+    let rules = [rule(
+        "READ : core : configmaps : extension-apiserver-authentication",
+    )];
     let role = json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "Role", "metadata": meta, "rules": rules,
     });
-    let subjects =
-        ["User/system:kube-controller-manager", "User/system:kube-scheduler"].map(subject);
+    let subjects = [
+        "User/system:kube-controller-manager",
+        "User/system:kube-scheduler",
+    ]
+    .map(subject);
     let binding = json!({
         "apiVersion": format!("{GROUP}/v1"), "kind": "RoleBinding", "metadata": meta,
         "subjects": subjects, "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": name},
@@ -408,14 +419,19 @@ mod tests {
         let roles = cluster_roles();
         for binding in cluster_role_bindings() {
             let name = &binding["roleRef"]["name"];
-            assert!(roles.iter().any(|role| role["metadata"]["name"] == *name), "{name}");
+            assert!(
+                roles.iter().any(|role| role["metadata"]["name"] == *name),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn admin_has_the_rules_of_edit_and_view() {
         let has = |rules: &[Value], resource: &str| {
-            rules.iter().any(|r| r["resources"].to_string().contains(resource))
+            rules
+                .iter()
+                .any(|r| r["resources"].to_string().contains(resource))
         };
         assert!(has(&aggregated_rules("admin"), "pods/log"));
         assert!(has(&aggregated_rules("admin"), "rolebindings"));
