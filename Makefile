@@ -17,7 +17,7 @@ help:
 	@echo 'make stop    end that cluster with everything it runs'
 	@echo 'make test    run every test, real nodes included'
 	@echo 'make check   format, lints, tidy, documentation'
-	@echo 'make bench   print one table of figures'
+	@echo 'make bench   print one table of figures; BENCH="--kubeconfig FILE" measures any Kubernetes'
 
 run: packages-build packages-run
 	$(CARGO) build --release --locked
@@ -38,8 +38,7 @@ check: packages-build
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib
 
 bench: packages-build packages-run
-	$(CARGO) build --release --locked --bin orch --example bench
-	target/release/examples/bench $(BENCH)
+	$(CARGO) bench --locked --bench figures -- $(BENCH)
 
 fmt:
 	$(CARGO) fmt

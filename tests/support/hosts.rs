@@ -297,7 +297,8 @@ impl Host {
     }
 }
 
-fn orch() -> &'static str {
+/// The program under test.
+pub fn orch() -> &'static str {
     env!("CARGO_BIN_EXE_orch")
 }
 
