@@ -1,5 +1,6 @@
 //! The API machinery as pure functions: no task, no IO, no clock, no randomness.
 
+pub mod apply;
 pub mod codec;
 pub mod duration;
 pub mod gvk;

@@ -151,6 +151,25 @@ pub fn prune(value: &Value, ty: TypeRef<'_>) -> Object {
     seed.deserialize(value).unwrap_or_default()
 }
 
+/// Reads JSON or YAML, whichever it is, along a type.
+pub(crate) fn read_any(body: &[u8], ty: TypeRef<'_>) -> Result<(Object, Problems), String> {
+    if body.trim_ascii_start().starts_with(b"{") {
+        let mut problems = Problems::new(true);
+        if let Ok(object) = json(body, ty, &mut problems) {
+            return Ok((object, problems));
+        }
+    }
+    let mut problems = Problems::new(true);
+    yaml::typed(body, ty, &mut problems).map(|object| (object, problems))
+}
+
+/// The same text as it stands; `null` where it cannot be read.
+pub(crate) fn value_of_any(body: &[u8]) -> Value {
+    let json = serde_json::from_slice(body).ok();
+    let yaml = || yaml::value(std::str::from_utf8(body).ok()?).ok();
+    json.or_else(yaml).unwrap_or_default()
+}
+
 fn json(body: &[u8], ty: TypeRef<'_>, problems: &mut Problems) -> Result<Object, String> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let object = typed::Root::new(ty, problems)
@@ -181,7 +200,10 @@ fn unreadable(body: &[u8], ty: TypeRef<'_>, text: &str) -> ApiError {
 /// Compares `apiVersion` and `kind` with those of the type, fills in what is absent, and says
 /// which kind the object is of. Types that are no kind of their own (`DeleteOptions`) are served
 /// in every group and take any.
-fn check_kind(object: &mut Object, ty: TypeRef<'_>) -> Result<Option<GroupVersionKind>, ApiError> {
+pub(crate) fn check_kind(
+    object: &mut Object,
+    ty: TypeRef<'_>,
+) -> Result<Option<GroupVersionKind>, ApiError> {
     let Some(expected) = ty.kind() else {
         return Ok(None);
     };

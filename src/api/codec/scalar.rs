@@ -6,6 +6,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::api::quantity::Quantity;
+
 /// The form of a time to the second.
 const SECONDS: &str = "0000-00-00T00:00:00Z";
 /// The form of a time to the microsecond.
@@ -98,12 +100,8 @@ pub(super) fn bytes(text: String) -> Result<String, String> {
 
 /// `resource.Quantity`: checked, and written as upstream writes it.
 pub(super) fn quantity(text: &str) -> Result<String, String> {
-    const WRONG: &str = "quantities must match the regular expression \
-                         '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
-    let text = text.trim();
-    let digits = text.trim_start_matches(['+', '-']);
-    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
-        return Err(WRONG.to_owned());
-    }
-    Ok(text.to_owned())
+    let parsed: Result<Quantity, _> = text.trim().parse();
+    parsed
+        .map(|q| q.to_string())
+        .map_err(|error| error.to_string())
 }

@@ -61,6 +61,9 @@ pub(super) fn typed(
     ty: TypeRef<'_>,
     problems: &mut Problems,
 ) -> Result<Object, String> {
+    if body.trim_ascii().is_empty() {
+        return Err("yaml: no document".to_owned());
+    }
     let options = options(DuplicateKeyPolicy::PassThrough);
     let read = |from: serde_saphyr::Deserializer<'_, '_>| Root::new(ty, problems).deserialize(from);
     serde_saphyr::with_deserializer_from_slice_with_options(body, options, read)
