@@ -575,12 +575,29 @@ async fn binary_keys_and_empty_values_are_kept(case: Case) {
 
 // === who must pass ===
 
-mod memory {
+mod engine {
     use super::*;
-    use crate::store::mvcc::Mvcc;
+    use crate::store::mvcc::{Config, Mvcc};
 
     #[tokio::test]
     async fn the_engine_in_memory_conforms() {
         run_all(Mvcc::in_memory()).await;
+    }
+
+    #[tokio::test]
+    async fn the_engine_on_disk_conforms() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::new(folder.path().join("db"));
+        let store = Mvcc::open(&config).unwrap();
+        run_all(store.clone()).await;
+        let before = content(&*store).await;
+        store.close().await.unwrap();
+        let store = Mvcc::open(&config).unwrap();
+        assert_eq!(content(&*store).await, before);
+    }
+
+    async fn content(store: &dyn Store) -> Vec<KeyValue> {
+        let all = KeyRange::prefix("");
+        store.range(all, None, None).await.unwrap().items
     }
 }

@@ -12,10 +12,13 @@ pub mod backend;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod journal;
 pub mod mvcc;
+pub mod snapshot;
 mod ttl;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -247,6 +250,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits until everything answered so far, relaxed or not, is on disk.
     async fn sync(&self) -> Result<()>;
+
+    /// The keys that expire, with the wall clock in milliseconds at which they do; for snapshots.
+    async fn deadlines(&self) -> Result<BTreeMap<Bytes, u64>> {
+        Ok(BTreeMap::new())
+    }
 }
 
 #[cfg(test)]

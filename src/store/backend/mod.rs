@@ -4,6 +4,7 @@
 //! batches and only from the end: what it holds after a crash is what it held after some batch.
 
 pub mod memory;
+pub mod sled;
 
 use bytes::Bytes;
 

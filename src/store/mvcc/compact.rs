@@ -109,13 +109,17 @@ impl Shared {
         self.state.read().index.history_len() > self.limits.count_max()
     }
 
-    /// When the age will ask for a compaction, on the wall clock.
-    pub(crate) fn next_compaction_ms(&self) -> Option<u64> {
+    /// How long until the age asks for a compaction; `None` while there is no history.
+    pub(crate) fn until_compaction(&self) -> Option<Duration> {
         let oldest_ms = self.state.read().index.oldest_note_ms()?;
         let kept_ms = self
             .limits
             .age_ms()
             .saturating_add(self.limits.spacing_ms());
-        Some(oldest_ms.saturating_add(kept_ms).saturating_add(1))
+        let due_ms = oldest_ms.saturating_add(kept_ms).saturating_add(1);
+        let left_ms = due_ms.saturating_sub(self.now_ms());
+        // Not before a share of the age is over, also where a clock was set or a read holds it up.
+        let least_ms = self.limits.spacing_ms().max(1000);
+        Some(Duration::from_millis(left_ms.max(least_ms)))
     }
 }

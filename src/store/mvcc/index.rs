@@ -34,25 +34,27 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// An index of versions in key order (of one key: in revision order), all of them live at or
-    /// before the compacted revision or part of the history.
-    pub(crate) fn from_sorted(versions: impl Iterator<Item = (Bytes, Version)>) -> Self {
-        let mut keys: Vec<(Bytes, KeyIndex)> = Vec::new();
-        for (key, version) in versions {
-            match keys.last_mut() {
-                Some((last, index)) if *last == key => index.push(version),
-                _ => keys.push((key, KeyIndex::new(version))),
-            }
-        }
-        Self {
+    /// An index of keys in order, and the history that belongs to it, in order, with the times of
+    /// its writes.
+    pub(crate) fn new(
+        keys: Vec<(Bytes, KeyIndex)>,
+        history: Vec<(Change, u64)>,
+        spacing_ms: u64,
+    ) -> Self {
+        let mut index = Self {
             keys: keys.into_iter().collect(),
             ..Self::default()
+        };
+        for (change, at_ms) in history {
+            index.mark(change.version.modified, at_ms, spacing_ms);
+            index.history.push_back(change);
         }
+        index
     }
 
-    /// The history that belongs to an index made by [`Index::from_sorted`], in order.
-    pub(crate) fn set_history(&mut self, history: Vec<Change>) {
-        self.history = history.into();
+    /// One version of a key, where it is kept.
+    pub(crate) fn version(&self, key: &[u8], modified: Revision) -> Option<&Version> {
+        self.keys.get(key)?.version(modified)
     }
 
     /// The key's own handle where it is known, so that its bytes are kept once.
@@ -177,10 +179,5 @@ impl Index {
             self.history.shrink_to_fit();
         }
         (dropped, done)
-    }
-
-    /// How many keys there are, removed ones still in the history included.
-    pub(crate) fn key_count(&self) -> usize {
-        self.keys.len()
     }
 }

@@ -58,6 +58,14 @@ impl KeyIndex {
         Some(found).filter(|found| !found.is_tombstone())
     }
 
+    /// What was written at `modified`.
+    pub(crate) fn version(&self, modified: Revision) -> Option<&Version> {
+        let at = self
+            .versions
+            .binary_search_by_key(&modified, |v| v.modified);
+        self.versions.get(at.ok()?)
+    }
+
     /// Drops what no read at `revision` or later can see and returns it. The key is to be removed
     /// from the index when nothing is left.
     pub(crate) fn compact(&mut self, revision: Revision) -> Vec<Version> {

@@ -3,27 +3,39 @@
 mod apply;
 mod commit;
 mod compact;
+mod dir;
+mod entry;
 mod expiry;
 mod index;
 mod key_index;
+mod meta;
+mod queue;
 mod read;
+mod restore;
 mod revision;
 mod state;
 mod write;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 pub use compact::HistoryLimits;
+pub(crate) use dir::DataDir;
 
+use self::apply::Applier;
 use self::commit::Committer;
+use self::meta::Meta;
+use self::restore::Opened;
 use self::state::State;
+use self::write::Writer;
 use crate::store::backend::{Backend, memory::Memory};
 use crate::store::ttl::Deadlines;
 use crate::store::watch::{Cursor, Hub};
@@ -33,8 +45,39 @@ use crate::store::{
 use crate::util::clock::Clock;
 use crate::util::tasks::Tasks;
 
-/// How long closing waits for what runs.
+/// How long closing waits for the removal of expired keys to stop.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages of the database kept in memory; the kernel has the rest.
+const CACHE_BYTES: u64 = 16 << 20;
+/// The writer waits for the applier when so much is behind.
+const BEHIND_BYTES_MAX: usize = 64 << 20;
+/// Reads of more keys than this leave the caller's thread, because they may wait for the disk.
+const INLINE_KEYS_MAX: usize = 64;
+
+/// What a store on disk is opened with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A folder of its own; made where it does not exist.
+    pub dir: PathBuf,
+    /// How much history is kept.
+    pub history: HistoryLimits,
+    /// For deadlines and the history's age.
+    pub clock: Clock,
+    /// How much of the database is kept in memory, about.
+    pub cache_bytes: u64,
+}
+
+impl Config {
+    /// The defaults for a store in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            history: HistoryLimits::default(),
+            clock: Clock::system(),
+            cache_bytes: CACHE_BYTES,
+        }
+    }
+}
 
 /// The embedded store.
 #[derive(Debug)]
@@ -43,6 +86,7 @@ pub struct Mvcc {
     committer: Arc<Committer>,
     tasks: Tasks,
     expiry_started: AtomicBool,
+    dir: Mutex<Option<Arc<DataDir>>>,
 }
 
 /// What reads, the writer, watches and the applier have in common.
@@ -56,8 +100,11 @@ pub(crate) struct Shared {
     pub(crate) closed: CancellationToken,
     limits: HistoryLimits,
     clock: Clock,
-    /// Where the data is, for messages.
-    place: String,
+    /// The newest revision in the journal, on disk. Written by the writer.
+    durable: AtomicU64,
+    /// Why the applier cannot go on. Written by it.
+    trouble: Mutex<Option<Error>>,
+    dir: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -67,6 +114,22 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
+    fn new(config: &Config, state: State, backend: Arc<dyn Backend>, dir: Option<PathBuf>) -> Self {
+        Self {
+            hub: Hub::new(state.current),
+            state: RwLock::new(state),
+            pins: Mutex::default(),
+            backend: RwLock::new(Some(backend)),
+            deadlines: Deadlines::default(),
+            closed: CancellationToken::new(),
+            limits: config.history,
+            clock: config.clock.clone(),
+            durable: AtomicU64::new(0),
+            trouble: Mutex::default(),
+            dir,
+        }
+    }
+
     fn backend(&self) -> Result<Arc<dyn Backend>> {
         self.backend.read().clone().ok_or(Error::Unavailable {
             doing: "reading",
@@ -77,9 +140,46 @@ impl Shared {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.clock.now().as_millisecond()).unwrap_or(0)
     }
+
+    fn durable(&self) -> Revision {
+        Revision(self.durable.load(Ordering::Acquire))
+    }
+
+    fn set_durable(&self, revision: Revision) {
+        self.durable.store(revision.0, Ordering::Release);
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.trouble.lock().clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<Error>) {
+        *self.trouble.lock() = trouble;
+    }
+
+    /// Whether the applier is so far behind that nothing more should be taken on.
+    fn is_behind(&self) -> bool {
+        self.state.read().pending.weight_bytes() > BEHIND_BYTES_MAX
+    }
+
+    fn place(&self) -> String {
+        let dir = self.dir.as_ref();
+        dir.map_or_else(|| "memory".to_owned(), |dir| dir.display().to_string())
+    }
 }
 
 impl Mvcc {
+    /// Opens the store in `config.dir`, or makes one there. Blocks, not for long; must be called
+    /// within a tokio runtime.
+    ///
+    /// Errors: [`Error::Locked`], [`Error::Unusable`], [`Error::Corrupt`]; then nothing on disk was
+    /// changed.
+    pub fn open(config: &Config) -> Result<Arc<Self>> {
+        let dir = Arc::new(DataDir::open(&config.dir)?);
+        let opened = restore::open(config, &dir)?;
+        Self::start(opened, Some(dir), true)
+    }
+
     /// An empty store that ends with the process: the same engine without disk and threads. Every
     /// call is done when it returns, so it goes well with paused time.
     pub fn in_memory() -> Arc<Self> {
@@ -87,32 +187,72 @@ impl Mvcc {
     }
 
     /// [`Mvcc::in_memory`] with its own limits and clock.
-    pub fn in_memory_with(limits: HistoryLimits, clock: Clock) -> Arc<Self> {
-        let shared = Arc::new(Shared {
-            state: RwLock::default(),
-            pins: Mutex::default(),
-            backend: RwLock::new(Some(Arc::new(Memory::new()))),
-            hub: Hub::new(Revision(0)),
-            deadlines: Deadlines::default(),
-            closed: CancellationToken::new(),
-            limits,
+    pub fn in_memory_with(history: HistoryLimits, clock: Clock) -> Arc<Self> {
+        let config = Config {
+            history,
             clock,
-            place: "memory".to_owned(),
-        });
-        Arc::new(Self {
-            committer: Arc::new(Committer::inline(shared.clone())),
+            ..Config::new("")
+        };
+        let backend = Arc::new(Memory::new());
+        let shared = Arc::new(Shared::new(&config, State::default(), backend, None));
+        shared.set_durable(Revision(u64::MAX));
+        let writer = Writer::new(shared.clone(), None, None);
+        let applier = Applier::new(shared.clone(), &Meta::default(), None);
+        Self::with(shared, Committer::inline(writer, applier), None)
+    }
+
+    fn start(opened: Opened, dir: Option<Arc<DataDir>>, with_threads: bool) -> Result<Arc<Self>> {
+        let Opened {
             shared,
+            writer,
+            applier,
+            has_deadlines,
+        } = opened;
+        let committer = match with_threads {
+            true => Committer::threads(&shared, writer, applier)?,
+            false => Committer::inline(writer, applier),
+        };
+        let store = Self::with(shared, committer, dir);
+        if has_deadlines {
+            store.start_expiry();
+        }
+        Ok(store)
+    }
+
+    fn with(shared: Arc<Shared>, committer: Committer, dir: Option<Arc<DataDir>>) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            committer: Arc::new(committer),
             tasks: Tasks::new(),
             expiry_started: AtomicBool::new(false),
+            dir: Mutex::new(dir),
         })
     }
 
-    /// Ends watches and refuses further calls.
+    /// Ends watches, refuses further calls, and leaves the disk so that the next opening is quick.
+    /// A second call does nothing.
+    ///
+    /// Errors: what was not possible; the store is closed all the same and loses nothing.
     pub async fn close(&self) -> Result<()> {
         self.shared.closed.cancel();
         self.tasks.shutdown(CLOSE_TIMEOUT).await;
-        self.shared.backend.write().take();
-        Ok(())
+        let (shared, committer) = (self.shared.clone(), self.committer.clone());
+        let dir = self.dir.lock().take();
+        let ended = tokio::task::spawn_blocking(move || {
+            let Some((mut writer, mut applier)) = committer.end() else {
+                return Ok(());
+            };
+            let ended = applier.checkpoint().and_then(|()| writer.close());
+            shared.backend.write().take();
+            if let (Ok(()), Some(dir)) = (&ended, dir) {
+                dir.release();
+            }
+            ended
+        });
+        ended.await.map_err(|error| Error::Unavailable {
+            doing: "closing",
+            why: error.to_string(),
+        })?
     }
 
     /// Waits for deadlines from the first key on that has one.
@@ -128,9 +268,13 @@ impl Mvcc {
 }
 
 impl Drop for Mvcc {
+    /// Without [`Mvcc::close`] nothing is lost either, opening only takes longer. Waits for the
+    /// threads, so that the folder is free afterwards.
     fn drop(&mut self) {
         self.tasks.cancel();
         self.shared.closed.cancel();
+        drop(self.committer.end());
+        self.shared.backend.write().take();
     }
 }
 
@@ -150,7 +294,16 @@ impl Store for Mvcc {
         at: Option<Revision>,
         limit: Option<usize>,
     ) -> Result<Page> {
-        self.shared.range(&range, at, limit)
+        let is_short = limit.is_some_and(|limit| limit <= INLINE_KEYS_MAX);
+        if self.shared.dir.is_none() || is_short {
+            return self.shared.range(&range, at, limit);
+        }
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || shared.range(&range, at, limit));
+        read.await.map_err(|error| Error::Unavailable {
+            doing: "reading",
+            why: error.to_string(),
+        })?
     }
 
     async fn txn(&self, txn: Txn) -> Result<Revision> {
@@ -176,6 +329,10 @@ impl Store for Mvcc {
     }
 
     async fn sync(&self) -> Result<()> {
-        Ok(())
+        self.committer.sync().await
+    }
+
+    async fn deadlines(&self) -> Result<BTreeMap<Bytes, u64>> {
+        Ok(self.shared.deadlines.all())
     }
 }

@@ -9,6 +9,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::Shared;
+use super::dir::suspect;
 use super::key_index::Version;
 use super::revision::{VALUE_SPACE, version_key};
 use super::state::State;
@@ -50,9 +51,16 @@ impl Found {
 }
 
 /// Keeps compaction from removing what a read at its revision sees.
-struct Pin<'a> {
+pub(crate) struct Pin<'a> {
     shared: &'a Shared,
     revision: Revision,
+}
+
+impl Pin<'_> {
+    /// What is pinned.
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
 }
 
 impl Drop for Pin<'_> {
@@ -86,7 +94,7 @@ impl Shared {
             let looked = found.version.modified;
             match self.complete(found) {
                 Ok(item) => return Ok((Some(item), current)),
-                Err(error) if last == Some(looked) => return Err(error),
+                Err(error) if last == Some(looked) => return Err(self.note_damage(error)),
                 Err(_) => last = Some(looked),
             }
         }
@@ -106,7 +114,7 @@ impl Shared {
         };
         let mut next = Bound::Included(range.start.clone());
         loop {
-            let found = self.look(range, &next, pin.revision);
+            let found = self.look(range, &next, pin.revision, KEYS_PER_HOLD);
             let Some(last) = found.last() else {
                 return Ok(page);
             };
@@ -115,13 +123,36 @@ impl Shared {
                 if limit.is_some_and(|limit| page.items.len() >= limit) {
                     page.remaining += 1;
                 } else {
-                    page.items.push(self.complete(found)?);
+                    let item = self.complete(found);
+                    page.items
+                        .push(item.map_err(|error| self.note_damage(error))?);
                 }
             }
         }
     }
 
-    fn look(&self, range: &KeyRange, next: &Bound<Bytes>, at: Revision) -> Vec<Found> {
+    /// The first `count` keys of `range` at a pinned revision.
+    pub(crate) fn range_page(
+        &self,
+        range: &KeyRange,
+        pin: &Pin<'_>,
+        count: usize,
+    ) -> Result<Vec<KeyValue>> {
+        let first = Bound::Included(range.start.clone());
+        let found = self.look(range, &first, pin.revision, count);
+        found
+            .into_iter()
+            .map(|found| self.complete(found))
+            .collect()
+    }
+
+    fn look(
+        &self,
+        range: &KeyRange,
+        next: &Bound<Bytes>,
+        at: Revision,
+        count: usize,
+    ) -> Vec<Found> {
         let state = self.state.read();
         let from = match next {
             Bound::Included(key) => Bound::Included(&key[..]),
@@ -131,7 +162,7 @@ impl Shared {
         state
             .index
             .range(range, from, at)
-            .take(KEYS_PER_HOLD)
+            .take(count)
             .map(|(key, version)| Found::new(&state, key, version))
             .collect()
     }
@@ -180,7 +211,7 @@ impl Shared {
         }
         self.complete(found).map(Event::Put).map_err(|error| {
             let compacted = self.state.read().check_readable(after).err();
-            compacted.unwrap_or(error)
+            compacted.unwrap_or_else(|| self.note_damage(error))
         })
     }
 
@@ -202,29 +233,35 @@ impl Shared {
         })
     }
 
+    /// A value is not what it should be, and not because it was compacted meanwhile: the next
+    /// opening looks at all of them.
+    fn note_damage(&self, error: Error) -> Error {
+        if let (Error::Corrupt { .. }, Some(dir)) = (&error, &self.dir) {
+            suspect(dir);
+        }
+        error
+    }
+
     fn fetch(&self, key: &Bytes, version: &Version) -> Result<Bytes> {
         let at = version_key(VALUE_SPACE, key, version.modified);
         let value = self.backend()?.get(&at)?;
-        let why = match &value {
-            Some(value) if crc32fast::hash(value) == version.crc => None,
-            Some(_) => Some("its checksum does not match"),
-            None => Some("it is missing"),
+        let why = match value {
+            Some(value) if crc32fast::hash(&value) == version.crc => return Ok(value),
+            Some(_) => "its checksum does not match",
+            None => "it is missing",
         };
-        match (why, value) {
-            (None, Some(value)) => Ok(value),
-            (why, _) => Err(Error::Corrupt {
-                path: self.place.clone(),
-                why: format!(
-                    "value of `{}` at revision {}: {}",
-                    String::from_utf8_lossy(key),
-                    version.modified.0,
-                    why.unwrap_or_default()
-                ),
-            }),
-        }
+        Err(Error::Corrupt {
+            path: self.place(),
+            why: format!(
+                "value of `{}` at revision {}: {why}",
+                String::from_utf8_lossy(key),
+                version.modified.0
+            ),
+        })
     }
 
-    fn pin(&self, at: Option<Revision>) -> Result<Pin<'_>> {
+    /// Pins a revision, the newest where it is `None`.
+    pub(crate) fn pin(&self, at: Option<Revision>) -> Result<Pin<'_>> {
         let state = self.state.read();
         let revision = at.unwrap_or(state.current);
         state.check_readable(revision)?;

@@ -5,7 +5,8 @@
 //! v KEY revision(8)      → its value; none for a tombstone
 //! m applied              → revision(8) up to which everything is in the backend
 //! m compacted            → revision(8) from which on the history is whole
-//! m lost                 → pairs of revisions, see `mvcc::Lost`
+//! m lost                 → pairs of revisions, see `state::Lost`
+//! m fingerprint          → sum(8) and count(8) over all of `i`, see `meta::Fingerprint`
 //! ```
 //!
 //! Numbers are big-endian, so that versions of a key sort by revision. The revision has a fixed
@@ -26,6 +27,8 @@ pub(crate) const APPLIED: &[u8] = b"m applied";
 pub(crate) const COMPACTED: &[u8] = b"m compacted";
 /// Key of the lost revisions.
 pub(crate) const LOST: &[u8] = b"m lost";
+/// Key of the fingerprint.
+pub(crate) const FINGERPRINT: &[u8] = b"m fingerprint";
 
 const REVISION_BYTES: usize = 8;
 const RECORD_BYTES: usize = 4 + 8 + 8 + 8 + 4;

@@ -75,7 +75,7 @@ pub(crate) struct PendingWrite {
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     writes: BTreeMap<(Revision, u32), PendingWrite>,
-    drops: VecDeque<(Bytes, Revision)>,
+    drops: VecDeque<(Bytes, Version)>,
     value_bytes: usize,
     /// Up to here the applier has taken writes, so that the backend may hold them.
     taken: Revision,
@@ -104,7 +104,7 @@ impl Pending {
             self.value_bytes -= write.weight();
             return;
         }
-        self.drops.push_back((key, version.modified));
+        self.drops.push_back((key, *version));
     }
 
     /// The oldest writes up to `until`, about `bytes_max` of them but whole revisions, marked as
@@ -130,15 +130,18 @@ impl Pending {
     }
 
     /// Up to `count` versions to remove from the backend.
-    pub(crate) fn take_drops(&mut self, count: usize) -> Vec<(Bytes, Revision)> {
+    pub(crate) fn take_drops(&mut self, count: usize) -> Vec<(Bytes, Version)> {
         let count = count.min(self.drops.len());
         self.drops.drain(..count).collect()
     }
 
-    /// Puts back what could not be removed.
-    pub(crate) fn return_drops(&mut self, drops: Vec<(Bytes, Revision)>) {
-        for drop in drops.into_iter().rev() {
-            self.drops.push_front(drop);
+    /// A batch failed: what was taken beyond `applied` counts as never taken, `drops` as still to
+    /// be removed.
+    pub(crate) fn give_back(&mut self, drops: Vec<(Bytes, Version)>, applied: Revision) {
+        self.taken = applied;
+        let later = std::mem::take(&mut self.drops);
+        for (key, version) in drops.into_iter().chain(later) {
+            self.drop_version(key, &version);
         }
     }
 
@@ -162,13 +165,8 @@ impl Pending {
         self.value_bytes + self.drops.len() * 128
     }
 
-    /// Whether the backend has everything.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.drops.is_empty()
-    }
-
-    /// What was taken and not applied counts as never taken; for a backend that was opened anew.
-    pub(crate) fn reset_taken(&mut self, applied: Revision) {
+    /// The backend holds everything up to `applied`, when the store is opened.
+    pub(crate) fn start_from(&mut self, applied: Revision) {
         self.taken = applied;
     }
 }
@@ -213,7 +211,7 @@ mod tests {
         let (taken, until) = pending.take(Revision(9), 2000);
         assert_eq!((taken.len(), until), (1, Revision(9)));
         pending.applied(until);
-        assert!(pending.is_empty() && pending.weight_bytes() == 0);
+        assert_eq!(pending.weight_bytes(), 0);
     }
 
     #[test]

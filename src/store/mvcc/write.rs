@@ -6,21 +6,148 @@
 //! written leaves no trace but the answer `Unavailable`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::Shared;
+use super::entry::{encode_closed, encode_lost, encode_writes};
 use super::key_index::Version;
 use super::revision::Record;
-use super::state::{PendingWrite, State};
+use super::state::{Lost, PendingWrite, State};
+use crate::store::journal::Journal;
 use crate::store::ttl::Due;
 use crate::store::{Durability, Error, KeyValue, Precondition, Result, Revision, Txn, Write};
 
 /// Keys and values of one transaction together. Kubernetes' own limit for a request is 3 MiB.
 pub(crate) const TXN_BYTES_MAX: usize = 8 << 20;
+/// The buffer for a group keeps this much between groups.
+const PAYLOAD_BYTES_KEPT: usize = 64 << 10;
 /// Longest key.
 const KEY_BYTES_MAX: usize = 16 << 10;
+
+/// So many revisions may have been given out that are not on disk; a synced write comes before more
+/// do.
+const RELAXED_REVISIONS_MAX: u64 = 4096;
+/// So much may be written and not on disk.
+const RELAXED_BYTES_MAX: usize = 1 << 20;
+/// After a crash so many revisions are left out: more than can have been given out and lost. A group
+/// counts fully before it is looked at.
+pub(crate) const LOST_REVISIONS: u64 = RELAXED_REVISIONS_MAX + 2 * GROUP_TXNS_MAX as u64;
+/// Transactions of one group.
+pub(crate) const GROUP_TXNS_MAX: usize = 1024;
+
+/// Makes groups durable and publishes them; there is one.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    journal: Option<Arc<Mutex<Journal>>>,
+    /// To be written before anything else.
+    lost: Option<Lost>,
+    relaxed_revisions: u64,
+    payload: Vec<u8>,
+}
+
+impl Writer {
+    /// Without a journal everything is as durable as it gets.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        journal: Option<Arc<Mutex<Journal>>>,
+        lost: Option<Lost>,
+    ) -> Self {
+        Self {
+            shared,
+            journal,
+            lost,
+            relaxed_revisions: 0,
+            payload: Vec::new(),
+        }
+    }
+
+    /// Carries out `txns` as one group; the answers are in their order.
+    pub(crate) fn commit(&mut self, txns: impl Iterator<Item = Txn>) -> Vec<Result<Revision>> {
+        let shared = self.shared.clone();
+        let before = shared.hub.newest();
+        let mut group = Group::new(&shared);
+        for txn in txns {
+            group.add(txn);
+        }
+        if group.planned.is_empty() {
+            return group.answers;
+        }
+        // Behind and in trouble: what is taken on now could not be brought anywhere.
+        let refused = shared.trouble().filter(|_| shared.is_behind());
+        match refused.map_or_else(|| self.make_durable(&group, before), Err) {
+            Ok(()) => group.publish(),
+            Err(error) => group.fail(&error),
+        }
+    }
+
+    fn make_durable(&mut self, group: &Group<'_>, before: Revision) -> Result<()> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        let mut journal = journal.lock();
+        let relaxed_revisions = self.relaxed_revisions + group.last.0 - before.0;
+        let is_synced = group.is_synced
+            || relaxed_revisions > RELAXED_REVISIONS_MAX
+            || journal.unsynced_bytes() > RELAXED_BYTES_MAX;
+        let durability = match is_synced {
+            true => Durability::Synced,
+            false => Durability::Relaxed,
+        };
+        write_lost(&mut journal, &mut self.lost)?;
+        self.payload.clear();
+        encode_writes(&mut self.payload, group.at_ms, &group.planned);
+        journal.append(group.last, &self.payload, durability)?;
+        self.payload.shrink_to(PAYLOAD_BYTES_KEPT);
+        self.relaxed_revisions = relaxed_revisions;
+        if is_synced {
+            self.relaxed_revisions = 0;
+            self.shared.set_durable(group.last);
+        }
+        Ok(())
+    }
+
+    /// Returns when everything published is on disk.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if let Some(journal) = &self.journal {
+            let mut journal = journal.lock();
+            journal.sync()?;
+            self.relaxed_revisions = 0;
+            self.shared.set_durable(journal.newest());
+        }
+        Ok(())
+    }
+
+    /// Whether something published is not on disk.
+    pub(crate) fn has_unsynced(&self) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|journal| journal.lock().unsynced_bytes() > 0)
+    }
+
+    /// Notes that nothing is missing.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        let mut journal = journal.lock();
+        write_lost(&mut journal, &mut self.lost)?;
+        let newest = journal.newest();
+        journal.append(newest, &encode_closed(), Durability::Synced)
+    }
+}
+
+/// Lost revisions are noted when the first later one is, so that opening writes nothing.
+fn write_lost(journal: &mut Journal, lost: &mut Option<Lost>) -> Result<()> {
+    if let Some(unwritten) = *lost {
+        let payload = encode_lost(unwritten);
+        journal.append(unwritten.until, &payload, Durability::Relaxed)?;
+        *lost = None;
+    }
+    Ok(())
+}
 
 /// Transactions that are written together.
 pub(crate) struct Group<'a> {
@@ -145,16 +272,6 @@ impl<'a> Group<'a> {
         }))
     }
 
-    /// The writes to be made durable, in order.
-    pub(crate) fn writes(&self) -> &[PendingWrite] {
-        &self.planned
-    }
-
-    /// Whether somebody waits for the disk.
-    pub(crate) fn is_synced(&self) -> bool {
-        self.is_synced
-    }
-
     /// The group could not be written: what depends on it is not so.
     pub(crate) fn fail(self, error: &Error) -> Vec<Result<Revision>> {
         let failed = |answer| match answer {
@@ -166,9 +283,7 @@ impl<'a> Group<'a> {
 
     /// The group is durable, as far as it asked to be: makes it visible and gives the answers.
     pub(crate) fn publish(self) -> Vec<Result<Revision>> {
-        if !self.planned.is_empty() {
-            self.shared.publish(self.planned, self.at_ms);
-        }
+        self.shared.publish(self.planned, self.at_ms);
         self.answers
     }
 }
@@ -190,18 +305,21 @@ impl Shared {
     /// Notes which of the keys expire, and which no longer do.
     pub(crate) fn keep_deadlines(&self, writes: &[PendingWrite], now_ms: u64) {
         for write in writes {
+            let due = Due {
+                key: write.key.clone(),
+                modified: write.record.version.modified,
+            };
             match write.record.deadline_ms {
-                0 => self.deadlines.remove(&write.key),
-                deadline_ms => self.deadlines.set(
-                    Due {
-                        key: write.key.clone(),
-                        modified: write.record.version.modified,
-                    },
-                    Duration::from_millis(deadline_ms.saturating_sub(now_ms)),
-                    deadline_ms,
-                ),
+                0 => self.deadlines.remove(&due.key),
+                deadline_ms => self.keep_deadline(due, deadline_ms, now_ms),
             }
         }
+    }
+
+    /// Notes that one key expires.
+    pub(crate) fn keep_deadline(&self, due: Due, deadline_ms: u64, now_ms: u64) {
+        let left = Duration::from_millis(deadline_ms.saturating_sub(now_ms));
+        self.deadlines.set(due, left, deadline_ms);
     }
 }
 
