@@ -10,6 +10,7 @@ mod authorization;
 mod cells;
 mod coordination;
 mod core;
+mod defaults;
 mod discovery;
 mod events;
 mod prepare;

@@ -4,6 +4,7 @@
 pub(crate) mod common;
 pub mod meta;
 pub mod path;
+pub(crate) mod pod_spec;
 
 use serde_json::Value;
 

@@ -252,3 +252,131 @@ fn list(value: &Value) -> &[Value] {
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn shown(pod: Value) -> Vec<String> {
+        let now = "2026-01-01T01:00:00Z".parse().unwrap();
+        let cells = row(&Object::from_value(pod).unwrap(), now);
+        cells
+            .iter()
+            .map(|c| c.as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// READY, STATUS and RESTARTS.
+    fn summary(spec: Value, status: Value) -> String {
+        shown(json!({"spec": spec, "status": status}))[1..4].join(" ")
+    }
+
+    fn status(status: Value) -> String {
+        let spec = json!({"containers": [{"name": "a"}, {"name": "b"}],
+            "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]});
+        summary(spec, status)
+    }
+
+    fn running(ready: bool) -> Value {
+        json!({"ready": ready, "restartCount": 0, "state": {"running": {}}})
+    }
+
+    #[test]
+    fn phases_and_reasons() {
+        assert_eq!(status(json!({"phase": "Pending"})), "0/3 Pending 0");
+        assert_eq!(
+            status(json!({"phase": "Failed", "reason": "Evicted"})),
+            "0/3 Evicted 0"
+        );
+        let gated = json!({"phase": "Pending", "conditions":
+            [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]});
+        assert_eq!(status(gated), "0/3 SchedulingGated 0");
+    }
+
+    #[test]
+    fn init_containers_show_how_far_they_are() {
+        let init = |state: Value| {
+            status(json!({"phase": "Pending", "initContainerStatuses":
+                [{"name": "i", "restartCount": 2, "state": state}]}))
+        };
+        assert_eq!(init(json!({"running": {}})), "0/3 Init:0/2 2");
+        assert_eq!(
+            init(json!({"waiting": {"reason": "PodInitializing"}})),
+            "0/3 Init:0/2 2"
+        );
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        assert_eq!(init(waiting), "0/3 Init:CrashLoopBackOff 2");
+        let failed = json!({"terminated": {"exitCode": 3}});
+        assert_eq!(init(failed), "0/3 Init:ExitCode:3 2");
+        let failed = json!({"terminated": {"exitCode": 3, "reason": "Error"}});
+        assert_eq!(init(failed), "0/3 Init:Error 2");
+        let killed = json!({"terminated": {"exitCode": 137, "signal": 9}});
+        assert_eq!(init(killed), "0/3 Init:Signal:9 2");
+    }
+
+    #[test]
+    fn sidecars_count_as_containers() {
+        let done = json!({"name": "i", "restartCount": 4,
+            "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
+        let sidecar = json!({"name": "s", "restartCount": 1, "started": true, "ready": true,
+            "state": {"running": {}}});
+        let shown = status(json!({"phase": "Running",
+            "initContainerStatuses": [done, sidecar],
+            "containerStatuses": [running(true), running(false)]}));
+        assert_eq!(shown, "2/3 Running 1");
+    }
+
+    #[test]
+    fn containers_show_why_they_do_not_run() {
+        let one = |container: Value, conditions: Value| {
+            summary(
+                json!({"containers": [{"name": "a"}, {"name": "b"}]}),
+                json!({"phase": "Running", "conditions": conditions,
+                       "containerStatuses": [container, running(true)]}),
+            )
+        };
+        let crashing = json!({"restartCount": 3,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"finishedAt": "2026-01-01T00:55:00Z"}}});
+        assert_eq!(one(crashing, json!([])), "1/2 CrashLoopBackOff 3 (5m ago)");
+        let ended = |terminated: Value| json!({"state": {"terminated": terminated}});
+        assert_eq!(
+            one(ended(json!({"exitCode": 2})), json!([])),
+            "1/2 ExitCode:2 0"
+        );
+        let oom = json!({"reason": "OOMKilled", "exitCode": 137});
+        assert_eq!(one(ended(oom), json!([])), "1/2 OOMKilled 0");
+        let completed = ended(json!({"reason": "Completed"}));
+        assert_eq!(one(completed.clone(), json!([])), "1/2 NotReady 0");
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        assert_eq!(one(completed, ready), "1/2 Running 0");
+    }
+
+    #[test]
+    fn deletion_shows_unless_the_pod_has_ended() {
+        let deleted = |status: Value| {
+            shown(
+                json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+                         "status": status}),
+            )[2]
+            .clone()
+        };
+        assert_eq!(deleted(json!({"phase": "Running"})), "Terminating");
+        assert_eq!(deleted(json!({"phase": "Succeeded"})), "Succeeded");
+        assert_eq!(
+            deleted(json!({"phase": "Running", "reason": "NodeLost"})),
+            "Unknown"
+        );
+    }
+
+    #[test]
+    fn wide_columns() {
+        let cells = shown(json!({
+            "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"nodeName": "n", "readinessGates": [{"conditionType": "x"}]},
+            "status": {"podIP": "10.0.0.1"},
+        }));
+        assert_eq!(cells[4..], ["60m", "10.0.0.1", "n", "<none>", "0/1"]);
+    }
+}

@@ -1,8 +1,12 @@
 //! Pod: containers that run together on one node.
 
 mod cells;
+pub(crate) mod default;
+mod prepare;
+mod update;
 
-use crate::api::kinds::{KindDef, Subresource, prepare, rows};
+use crate::api::kinds::prepare::keep_status;
+use crate::api::kinds::{KindDef, Subresource, rows};
 use crate::api::object::Object;
 
 pub(crate) const DEF: KindDef = KindDef {
@@ -17,9 +21,14 @@ pub(crate) const DEF: KindDef = KindDef {
     columns: cells::COLUMNS,
     cells: cells::row,
     fields,
-    prepare_create: prepare::drop_status,
-    prepare_update: prepare::keep_status,
+    default: default::pod,
+    prepare_create: prepare::create,
+    prepare_update: keep_status,
+    prepare_status: prepare::status,
     has_generation: true,
+    validate: update::validate,
+    validate_update: update::validate_update,
+    validate_status: update::validate_status,
     graceful: Some(grace_seconds),
     ..KindDef::BASE
 };
