@@ -1,4 +1,8 @@
 //! The control plane: API server, scheduler, controllers.
+//!
+//! Start: read or make the cluster's identity, open the store, fill the cache, listen, make the
+//! first objects, then be ready. Until the first objects are there `/readyz` says no and `/livez`
+//! yes, and requests are served already.
 
 pub mod authn;
 pub mod authz;
@@ -14,5 +18,324 @@ pub mod registry;
 pub mod request;
 pub mod rest;
 pub mod review;
-pub mod scheduler;
 pub mod storage;
+
+mod error;
+mod health;
+mod kubeconfig;
+mod nodes;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::kinds;
+use crate::client::Client;
+use crate::store::Store;
+use crate::util::clock::Clock;
+use crate::util::metrics::Metrics;
+use crate::util::rng::Rng;
+use crate::util::tasks::Tasks;
+use crate::util::{net, tls};
+
+use authn::Authn;
+use authn::service_account::Tokens;
+use authz::Authz;
+use config::{Config, Datastore};
+use http::health::Health;
+use http::listener::Listener;
+use http::route::Upstream;
+use http::{Direct, Handler, Parts};
+use join::{Join, Network};
+use pki::{Names, Pki};
+use registry::Registry;
+use request::User;
+use rest::{Rest, RestConfig};
+
+pub use error::Error;
+
+/// For everything below the server to end by itself.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running control plane.
+pub struct Server {
+    handler: Handler,
+    pki: Arc<Pki>,
+    network: Network,
+    secret: String,
+    address: SocketAddr,
+    store: Arc<dyn Store>,
+    tasks: Tasks,
+}
+
+/// What the first half of the start leaves for the second.
+struct Opened {
+    pki: Arc<Pki>,
+    secret: String,
+    network: Network,
+    advertise: IpAddr,
+    store: Arc<dyn Store>,
+    registry: Arc<Registry>,
+    rest: Rest,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Starts everything; ready when this returns. What it starts ends with `tasks`, or with
+    /// [`Server::stop`].
+    ///
+    /// Errors: nothing is left running.
+    pub async fn start(config: Config, clock: Clock, tasks: &Tasks) -> Result<Self, Error> {
+        let tasks = tasks.child();
+        match Self::start_in(&config, &clock, &tasks).await {
+            Ok(server) => Ok(server),
+            Err(error) => {
+                tasks.shutdown(STOP_TIMEOUT).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_in(config: &Config, clock: &Clock, tasks: &Tasks) -> Result<Self, Error> {
+        let rng = Rng::from_system();
+        let opened = Self::open(config, clock, &rng, tasks).await?;
+        let listener = Listener::bind(config.bind)
+            .await
+            .map_err(|source| Error::Listen {
+                address: config.bind,
+                source,
+            })?;
+        let address = listener.address();
+        let health = Health::new();
+        let ready = health::add(&health, &opened.store, tasks);
+        let handler = Self::handler_of(config, &opened, (clock, &rng), (health, tasks))?;
+        listener.serve(opened.pki.serving(), handler.clone(), tasks)?;
+        kubeconfig::keep(config, &opened.pki, address, clock, tasks)?;
+        let server = Self {
+            handler,
+            pki: opened.pki,
+            network: opened.network,
+            secret: opened.secret,
+            address,
+            store: opened.store,
+            tasks: tasks.clone(),
+        };
+        server.make_first(config, opened.advertise).await?;
+        server.start_controllers(config, clock, &rng)?;
+        ready.set();
+        tracing::info!(%address, "API server is ready");
+        Ok(server)
+    }
+
+    async fn open(
+        config: &Config,
+        clock: &Clock,
+        rng: &Rng,
+        tasks: &Tasks,
+    ) -> Result<Opened, Error> {
+        let advertise = advertise_address(config);
+        let folder = config.data_dir.join("server");
+        let pki = Pki::open(&folder.join("tls"), names(config, advertise), clock.clone())?;
+        let token = config.token.as_deref();
+        let secret = pki::server_secret(&folder.join("token"), token, pki.ca_pem())?;
+        let store = open_store(config).await?;
+        let registry = Arc::new(Registry::of(kinds::all()));
+        let limits = RestConfig {
+            service_cidr: config.service_cidr,
+            node_port_range: config.node_port_range.clone(),
+        };
+        let rest = Rest::new(
+            limits,
+            Arc::clone(&registry),
+            Arc::clone(&store),
+            clock.clone(),
+            rng.clone(),
+            tasks,
+        )
+        .await?;
+        Ok(Opened {
+            pki: Arc::new(pki),
+            secret,
+            network: network(config),
+            advertise,
+            store,
+            registry,
+            rest,
+        })
+    }
+
+    fn handler_of(
+        config: &Config,
+        opened: &Opened,
+        (clock, rng): (&Clock, &Rng),
+        (health, tasks): (Health, &Tasks),
+    ) -> Result<Handler, Error> {
+        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+        let tokens = Arc::new(Tokens::new(opened.pki.service_account_key(), &issuer));
+        let cacher = opened.rest.cacher().clone();
+        let ca_pem = opened.pki.ca_pem().to_owned();
+        let authn = Authn::new(&ca_pem, Arc::clone(&tokens), cacher.clone(), clock.clone())?;
+        let rest: Arc<dyn Upstream> = Arc::new(opened.rest.clone());
+        let direct = Client::new(Arc::new(Direct::new(Arc::clone(&rest)))).named("orch-join");
+        let secrets = join::Secrets {
+            server: opened.secret.clone(),
+            agent: config.agent_token.clone(),
+            server_file: config.data_dir.join("server/token").display().to_string(),
+        };
+        let join = Join::new(
+            Arc::clone(&opened.pki),
+            secrets,
+            opened.network.clone(),
+            (direct, cacher.clone()),
+            clock.clone(),
+        );
+        let nodes = Arc::new(nodes::Unreachable);
+        Ok(Handler::new(Parts {
+            authn: Arc::new(authn),
+            authz: Arc::new(Authz::new(cacher)),
+            registry: Arc::clone(&opened.registry),
+            rest,
+            nodes: nodes.clone(),
+            join: Arc::new(join),
+            tunnel: nodes,
+            tokens,
+            health,
+            metrics: Metrics::new(),
+            ca_pem,
+            address: SocketAddr::new(opened.advertise, config.bind.port()).to_string(),
+            rng: rng.clone(),
+            tasks: tasks.clone(),
+        }))
+    }
+
+    async fn make_first(&self, config: &Config, advertise_address: IpAddr) -> Result<(), Error> {
+        let first = bootstrap::First {
+            service_address: config.api_service_address(),
+            advertise_address,
+            port: self.address.port(),
+            ca_pem: self.pki.ca_pem().to_owned(),
+        };
+        let client = self.client("system:apiserver");
+        bootstrap::run(&client, &first).await.map_err(Error::First)
+    }
+
+    /// The one place where controllers, scheduler and the manifests folder begin.
+    fn start_controllers(&self, config: &Config, clock: &Clock, _rng: &Rng) -> Result<(), Error> {
+        let client = self.client("orch:manifests");
+        manifests::start(config.manifests.clone(), client, clock, &self.tasks)?;
+        Ok(())
+    }
+
+    /// A client in this process, as a user `name` in `system:masters`. Goes through every filter
+    /// but needs no socket and no credentials.
+    pub fn client(&self, name: &str) -> Client {
+        Client::new(self.handler.transport(User::system(name)))
+    }
+
+    /// Serves requests; also its health checks.
+    pub fn handler(&self) -> &Handler {
+        &self.handler
+    }
+
+    /// The authority's certificate.
+    pub fn ca_pem(&self) -> &str {
+        self.pki.ca_pem()
+    }
+
+    /// Keys and certificates.
+    pub fn pki(&self) -> &Arc<Pki> {
+        &self.pki
+    }
+
+    /// The server token in its long form.
+    pub fn token(&self) -> String {
+        pki::long_token(self.pki.ca_pem(), "server", &self.secret)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where a program on this machine reaches it.
+    pub fn url(&self) -> String {
+        kubeconfig::local_url(self.address)
+    }
+
+    /// What every node is told of the network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Ends everything it started; what was answered is on disk. `false`: something had to be cut.
+    pub async fn stop(self) -> bool {
+        let ended = self.tasks.shutdown(STOP_TIMEOUT).await;
+        match self.store.sync().await {
+            Ok(()) => ended,
+            Err(error) => {
+                tracing::warn!(error = %error, "the store did not sync at the end");
+                false
+            }
+        }
+    }
+}
+
+/// What was asked for, or what the bind address says, or the address of the default route.
+fn advertise_address(config: &Config) -> IpAddr {
+    let bound = config.bind.ip();
+    let bound = (!bound.is_unspecified()).then_some(bound);
+    config
+        .advertise_address
+        .or(bound)
+        .or_else(net::default_address)
+        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Every name and address the API server is reached at.
+fn names(config: &Config, advertise: IpAddr) -> Names {
+    let mut names = Names::default();
+    let domain = &config.cluster_domain;
+    for name in [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        &format!("kubernetes.default.svc.{domain}"),
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        &config.api_service_address().to_string(),
+        &advertise.to_string(),
+        &config.bind.ip().to_string(),
+    ] {
+        names.add(name);
+    }
+    for name in net::host_name().iter().chain(&config.tls_san) {
+        names.add(name);
+    }
+    names
+}
+
+fn network(config: &Config) -> Network {
+    Network {
+        cluster_cidr: config.cluster_cidr.to_string(),
+        service_cidr: config.service_cidr.to_string(),
+        cluster_dns: config.cluster_dns.to_string(),
+        cluster_domain: config.cluster_domain.clone(),
+        network_backend: config.network_backend.clone(),
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Error> {
+    match &config.datastore {
+        Datastore::Memory | Datastore::Embedded(_) | Datastore::Etcd(_) => {
+            Ok(crate::store::mvcc::Mvcc::in_memory())
+        }
+    }
+}

@@ -6,6 +6,7 @@ pub mod errors;
 pub mod fs;
 pub mod log;
 pub mod metrics;
+pub mod net;
 pub mod rng;
 pub mod signal;
 pub mod tasks;

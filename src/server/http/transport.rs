@@ -11,7 +11,20 @@ use crate::client::{Body, Error, Result, Transport};
 use crate::server::http::Handler;
 use crate::server::http::respond;
 use crate::server::http::route::{Upstream, request_info};
-use crate::server::request::User;
+use crate::server::request::{RequestInfo, User};
+use crate::server::rest::Rest;
+
+#[async_trait]
+impl Upstream for Rest {
+    async fn handle(
+        &self,
+        info: RequestInfo,
+        user: User,
+        request: Request<Body>,
+    ) -> std::result::Result<Response<Body>, ApiError> {
+        Rest::handle(self, info, user, request).await
+    }
+}
 
 /// Requests as `user` through every filter but authentication.
 pub(super) struct InProcess {
