@@ -230,12 +230,6 @@ const ROLES: &[Role] = &[
             "get @ /.well-known/openid-configuration,/.well-known/openid-configuration/,/openid/v1/jwks,/openid/v1/jwks/",
         ],
     },
-    // What a node may call of ours, beyond what the node authorizer allows.
-    Role {
-        name: "orch:node",
-        aggregate_to: "",
-        rules: &["post @ /orch/v1/renew", "get @ /orch/v1/tunnel"],
-    },
 ];
 
 /// Role, and who it is bound to: `Kind/name` or `ServiceAccount/namespace/name`.
@@ -261,7 +255,6 @@ const BINDINGS: &[(&str, &[&str])] = &[
         "system:service-account-issuer-discovery",
         &["Group/system:serviceaccounts"],
     ),
-    ("orch:node", &["Group/system:nodes"]),
 ];
 
 /// Every default ClusterRole.

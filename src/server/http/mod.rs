@@ -16,6 +16,9 @@ mod stream;
 mod transport;
 pub mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
