@@ -10,6 +10,7 @@ pub mod kinds;
 pub mod meta;
 pub mod name;
 pub mod object;
+pub mod openapi;
 pub mod options;
 pub mod patch;
 pub mod pod;

@@ -13,6 +13,11 @@ use crate::api::gvk::GroupVersionKind;
 
 static ASSET: &[u8] = include_bytes!("builtin.json.zst");
 
+/// The asset as it is packed.
+pub(super) fn asset() -> &'static [u8] {
+    ASSET
+}
+
 #[derive(Deserialize)]
 struct TypeRow<'a> {
     n: &'a str,

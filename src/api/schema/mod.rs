@@ -12,6 +12,7 @@ mod docs;
 mod load;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -159,7 +160,7 @@ pub enum ListKind {
 }
 
 /// A type together with the table it refers into.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct TypeRef<'a> {
     schemas: &'a Schemas,
     ty: &'a Type,
@@ -170,6 +171,11 @@ static BUILTIN: LazyLock<Schemas> = LazyLock::new(load::builtin);
 /// The types of the built-in kinds.
 pub fn builtin() -> &'static Schemas {
     &BUILTIN
+}
+
+/// The packed form of the table; changes whenever anything in it does.
+pub(crate) fn asset() -> &'static [u8] {
+    load::asset()
 }
 
 /// The type of a built-in kind.
@@ -209,6 +215,11 @@ impl Schemas {
         Some(TypeRef { schemas: self, ty })
     }
 
+    /// The number of a type of this table.
+    pub fn id(&self, name: &str) -> Option<TypeId> {
+        self.by_name.get(name).copied()
+    }
+
     /// All types, in the order of their numbers.
     pub fn types(&self) -> &[Type] {
         &self.types
@@ -237,6 +248,12 @@ impl Type {
     /// The name of the Go struct, as error messages print it: `PodSpec`.
     pub fn go_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+}
+
+impl fmt::Debug for TypeRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TypeRef").field(&self.ty.name).finish()
     }
 }
 
