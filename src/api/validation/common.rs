@@ -6,6 +6,8 @@ use super::path::Path;
 use super::{Errors, entries, list, text};
 use crate::api::int_or_string::percent;
 use crate::api::name;
+use crate::api::object::Object;
+use crate::api::status::FieldError;
 
 /// Labels: keys that are qualified names, values that are label values.
 pub(crate) fn labels(errors: &mut Errors, labels: &Value, path: &Path<'_>) {
@@ -116,4 +118,45 @@ pub(crate) fn data_keys(errors: &mut Errors, data: &Value, path: &Path<'_>) {
 pub(crate) fn decoded_len(base64: &str) -> usize {
     let padding = base64.bytes().rev().take_while(|c| *c == b'=').count();
     (base64.len() / 4 * 3).saturating_sub(padding)
+}
+
+/// Most bytes of the data of a ConfigMap or Secret.
+pub(crate) const DATA_MAX: usize = 1024 * 1024;
+
+/// The fields that do not change once `immutable` is true; `immutable` is one of them.
+pub(crate) fn immutable_data(errors: &mut Errors, new: &Object, old: &Object, fields: &[&str]) {
+    let why = "field is immutable when `immutable` is set";
+    if old.field("immutable") != true {
+        return;
+    }
+    if new.field("immutable") != true {
+        errors.forbidden(&Path::root("immutable"), why);
+    }
+    for field in fields {
+        if new.field(field) != old.field(field) {
+            errors.forbidden(&Path::root(field), why);
+        }
+    }
+}
+
+/// Taints of a node.
+pub(crate) fn taints(errors: &mut Errors, taints: &Value, path: &Path<'_>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, taint) in list(taints).iter().enumerate() {
+        let path = path.index(index);
+        let (key, value) = (text(&taint["key"]), text(&taint["value"]));
+        errors.invalid_each(&path.field("key"), key, name::qualified_name(key));
+        let wrong = name::label_value(value);
+        if !wrong.is_empty() {
+            errors.invalid(&path.field("value"), value, &wrong.join(";"));
+        }
+        taint_effect(errors, &taint["effect"], &path.field("effect"), false);
+        if !seen.insert((key, text(&taint["effect"]))) {
+            let mut error = FieldError::duplicate(&path, taint);
+            error
+                .detail
+                .push_str(": taints must be unique by key and effect pair");
+            errors.push(error);
+        }
+    }
 }

@@ -2,3 +2,4 @@
 
 pub(super) mod deployment;
 pub(super) mod replica_set;
+mod validation;

@@ -3,9 +3,12 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::validation;
 use crate::api::kinds::{Column, KindDef, Subresource, cells, prepare, rows};
 use crate::api::object::Object;
 use crate::api::selector::label::format_label_selector;
+use crate::api::status::FieldError;
+use crate::api::validation::Errors;
 
 pub(crate) const DEF: KindDef = KindDef {
     group: "apps",
@@ -23,6 +26,10 @@ pub(crate) const DEF: KindDef = KindDef {
     prepare_create: prepare::drop_status,
     prepare_update: prepare::keep_status,
     has_generation: true,
+    default: validation::default,
+    validate,
+    validate_update,
+    validate_status,
     ..KindDef::BASE
 };
 
@@ -81,4 +88,22 @@ fn row(set: &Object, now: Timestamp) -> Vec<Value> {
 fn fields(set: &Object) -> Vec<(&'static str, String)> {
     let replicas = set.field("status")["replicas"].as_i64().unwrap_or(0);
     vec![("status.replicas", replicas.to_string())]
+}
+
+fn validate(set: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    validation::replicas_selector_template(&mut errors, set.field("spec"));
+    errors.into_vec()
+}
+
+fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    errors.extend(validate(new));
+    validation::same_selector(&mut errors, new, old);
+    errors.into_vec()
+}
+
+fn validate_status(new: &Object, _old: &Object) -> Vec<FieldError> {
+    let counts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+    validation::counts(new.field("status"), &counts)
 }

@@ -5,6 +5,9 @@ use serde_json::Value;
 
 use crate::api::kinds::{Column, KindDef, cells, rows};
 use crate::api::object::Object;
+use crate::api::status::FieldError;
+use crate::api::validation::Errors;
+use crate::api::validation::path::Path;
 
 pub(crate) const DEF: KindDef = KindDef {
     group: "coordination.k8s.io",
@@ -17,6 +20,8 @@ pub(crate) const DEF: KindDef = KindDef {
     cells: row,
     creates_on_update: true,
     unconditional_update: false,
+    validate,
+    validate_update: |new, _| validate(new),
     ..KindDef::BASE
 };
 
@@ -34,4 +39,16 @@ const COLUMNS: &[Column] = &[
 fn row(lease: &Object, now: Timestamp) -> Vec<Value> {
     let holder = lease.text_at(&["spec", "holderIdentity"]);
     vec![cells::name(lease), holder.into(), cells::age(lease, now)]
+}
+
+fn validate(lease: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let spec = lease.field("spec");
+    if let Some(seconds) = spec["leaseDurationSeconds"].as_i64().filter(|n| *n <= 0) {
+        let path = Path::root("spec.leaseDurationSeconds");
+        errors.invalid(&path, seconds, "must be greater than 0");
+    }
+    let path = Path::root("spec.leaseTransitions");
+    errors.nonnegative(&path, &spec["leaseTransitions"]);
+    errors.into_vec()
 }

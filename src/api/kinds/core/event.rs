@@ -6,8 +6,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::kinds::{Column, KindDef, rows};
+use crate::api::name;
 use crate::api::object::Object;
+use crate::api::status::FieldError;
 use crate::api::time;
+use crate::api::validation::Errors;
+use crate::api::validation::path::Path;
 
 pub(crate) const DEF: KindDef = KindDef {
     kind: "Event",
@@ -19,6 +23,7 @@ pub(crate) const DEF: KindDef = KindDef {
     columns: COLUMNS,
     cells: row,
     fields,
+    validate: |event| validate(event, "reportingComponent"),
     creates_on_update: true,
     ..KindDef::BASE
 };
@@ -211,4 +216,106 @@ const ABOUT: [(&str, &str, &str); 7] = [
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// What an Event of either group must have (`legacyValidateEvent`); `controller` is what the
+/// group calls the reporting component.
+pub(crate) fn validate(object: &Object, controller: &str) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let event = Event(object);
+    let about = event.of("involvedObject");
+    let (namespace, own) = (text(&about["namespace"]), object.namespace());
+    let is_new = !event.of("eventTime").is_null();
+    let agrees = match namespace {
+        "" if is_new => matches!(own, "default" | "kube-system"),
+        "" => matches!(own, "" | "default"),
+        namespace => is_new || namespace == own,
+    };
+    if !agrees {
+        let path = Path::root("involvedObject.namespace");
+        errors.invalid(&path, namespace, "does not match event.namespace");
+    }
+    if !is_new {
+        return errors.into_vec();
+    }
+    let reporting = event.text("reportingComponent");
+    if reporting.is_empty() {
+        errors.required(&Path::root(controller), "");
+    }
+    let wrong = name::qualified_name(reporting);
+    errors.invalid_each(&Path::root(controller), reporting, wrong);
+    for field in ["reportingInstance", "action", "reason"] {
+        match event.text(field) {
+            "" => errors.required(&Path::root(field), ""),
+            value if value.len() > 128 => {
+                errors.invalid(&Path::root(field), "", "can have at most 128 characters");
+            }
+            _ => {}
+        }
+    }
+    if event.text("message").len() > 1024 {
+        errors.invalid(
+            &Path::root("message"),
+            "",
+            "can have at most 1024 characters",
+        );
+    }
+    errors.into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_row_reads_both_forms() {
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let event = Object::from_value(json!({
+            "metadata": {"name": "e"}, "type": "Normal", "reason": "Pulled", "message": " hello\n",
+            "involvedObject": {"kind": "Pod", "name": "p", "fieldPath": "f"},
+            "source": {"component": "kubelet", "host": "n"}, "count": 3,
+            "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:50Z",
+        }))
+        .unwrap();
+        let expected = json!([
+            "10s",
+            "Normal",
+            "Pulled",
+            "pod/p",
+            "f",
+            "kubelet, n",
+            "hello",
+            "60s",
+            3,
+            "e"
+        ]);
+        assert_eq!(Value::from(row(&event, now)), expected);
+        let event = Object::from_value(json!({
+            "metadata": {"name": "e"}, "type": "Warning", "reason": "R", "note": "n",
+            "regarding": {"kind": "Node", "name": "a"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingController": "c", "reportingInstance": "i",
+            "series": {"count": 7, "lastObservedTime": "2026-01-01T00:00:59.000000Z"},
+        }))
+        .unwrap();
+        let expected = json!([
+            "1s", "Warning", "R", "node/a", "", "c, i", "n", "60s", 7, "e"
+        ]);
+        assert_eq!(Value::from(row(&event, now)), expected);
+    }
+
+    #[test]
+    fn old_events_live_beside_what_they_are_about() {
+        let event = |own: &str, about: &str| {
+            let event =
+                json!({"metadata": {"namespace": own}, "involvedObject": {"namespace": about}});
+            validate(&Object::from_value(event).unwrap(), "reportingComponent")
+        };
+        assert!(event("a", "a").is_empty() && event("default", "").is_empty());
+        assert_eq!(
+            event("a", "b")[0].to_string(),
+            "involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"
+        );
+        assert_eq!(event("a", "").len(), 1);
+    }
 }

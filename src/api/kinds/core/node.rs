@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::api::gvk::Scope;
 use crate::api::kinds::{Column, KindDef, Subresource, cells, prepare, rows};
 use crate::api::object::Object;
+use crate::api::status::FieldError;
+use crate::api::validation::path::Path;
+use crate::api::validation::{Errors, common, list, text};
 
 pub(crate) const DEF: KindDef = KindDef {
     kind: "Node",
@@ -22,7 +25,11 @@ pub(crate) const DEF: KindDef = KindDef {
     cells: row,
     fields,
     // A kubelet creates its node with its first status: upstream keeps it too.
+    default,
     prepare_update: prepare::keep_status,
+    validate,
+    validate_update,
+    validate_status,
     ..KindDef::BASE
 };
 
@@ -115,4 +122,134 @@ fn address(node: &Object, kind: &str) -> Value {
 fn fields(node: &Object) -> Vec<(&'static str, String)> {
     let unschedulable = node.field("spec")["unschedulable"] == true;
     vec![("spec.unschedulable", unschedulable.to_string())]
+}
+
+const SPEC: Path<'static> = Path::root("spec");
+
+/// Both forms of the pod network say the same; all of the capacity can be used where nothing
+/// else was said.
+fn default(node: &mut Object) {
+    if let Some(spec) = node.0.get_mut("spec").and_then(Value::as_object_mut) {
+        let first = spec
+            .get("podCIDRs")
+            .and_then(|c| c[0].as_str())
+            .map(str::to_owned);
+        let single = spec
+            .get("podCIDR")
+            .and_then(Value::as_str)
+            .map(str::to_owned);
+        match (first, single) {
+            (Some(first), _) => spec.insert("podCIDR".to_owned(), first.into()),
+            (None, Some(single)) if !single.is_empty() => {
+                spec.insert("podCIDRs".to_owned(), Value::from(vec![single]))
+            }
+            _ => None,
+        };
+    }
+    if let Some(status) = node.0.get_mut("status").and_then(Value::as_object_mut)
+        && let Some(capacity) = status.get("capacity").cloned()
+    {
+        crate::api::kinds::defaults::set(status, "allocatable", capacity);
+    }
+}
+
+fn validate(node: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let spec = node.field("spec");
+    common::taints(&mut errors, &spec["taints"], &SPEC.field("taints"));
+    let path = SPEC.field("podCIDRs");
+    for (index, network) in list(&spec["podCIDRs"]).iter().enumerate() {
+        if let Some(why) = crate::api::ip::wrong_network(text(network)) {
+            errors.invalid(&path.index(index), text(network), why);
+        }
+    }
+    errors.into_vec()
+}
+
+fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    errors.extend(validate(new));
+    let (spec, was) = (new.field("spec"), old.field("spec"));
+    if !list(&was["podCIDRs"]).is_empty() && spec["podCIDRs"] != was["podCIDRs"] {
+        let why = "node updates may not change podCIDR except from \"\" to valid";
+        errors.forbidden(&SPEC.field("podCIDRs"), why);
+    }
+    if !text(&was["providerID"]).is_empty() && spec["providerID"] != was["providerID"] {
+        let why = "node updates may not change providerID except from \"\" to valid";
+        errors.forbidden(&SPEC.field("providerID"), why);
+    }
+    errors.into_vec()
+}
+
+fn validate_status(new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    errors.extend(validate_update(new, old));
+    let path = Path::root("status.addresses");
+    let mut seen = BTreeSet::new();
+    for (index, address) in list(&new.field("status")["addresses"]).iter().enumerate() {
+        if !seen.insert((text(&address["type"]), text(&address["address"]))) {
+            errors.duplicate(&path.index(index), address.clone());
+        }
+    }
+    errors.into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(value: Value) -> Object {
+        let mut node = Object::from_value(value).unwrap();
+        default(&mut node);
+        node
+    }
+
+    #[test]
+    fn a_row_shows_state_roles_and_addresses() {
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let cells = row(
+            &node(json!({
+                "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z", "labels":
+                    {"node-role.kubernetes.io/worker": "", "kubernetes.io/role": "edge"}},
+                "spec": {"unschedulable": true},
+                "status": {"conditions": [{"type": "Ready", "status": "Unknown"}],
+                    "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+                    "nodeInfo": {"kubeletVersion": "v1"}},
+            })),
+            now,
+        );
+        let expected = json!([
+            "a",
+            "NotReady,SchedulingDisabled",
+            "edge,worker",
+            "60s",
+            "v1",
+            "10.0.0.1",
+            "<none>",
+            "<unknown>",
+            "<unknown>",
+            "<unknown>",
+        ]);
+        assert_eq!(Value::from(cells), expected);
+    }
+
+    #[test]
+    fn networks_stay_and_taints_are_unique() {
+        let old = node(json!({"spec": {"podCIDR": "10.0.0.0/24"}}));
+        assert_eq!(old.field("spec")["podCIDRs"][0], "10.0.0.0/24");
+        let taint = json!({"key": "a", "effect": "NoSchedule"});
+        let new = node(json!({"spec": {"podCIDR": "10.0.1.0/24", "taints": [taint, taint]}}));
+        let errors = validate_update(&new, &old);
+        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "spec.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: \
+                 taints must be unique by key and effect pair",
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to \
+                 valid",
+            ]
+        );
+    }
 }

@@ -3,11 +3,15 @@
 use crate::api::kinds::KindDef;
 use crate::api::kinds::core::event as core_event;
 use crate::api::object::Object;
+use crate::api::status::FieldError;
+use crate::api::validation::path::Path;
+use crate::api::validation::{Errors, text};
 
 pub(crate) const DEF: KindDef = KindDef {
     group: "events.k8s.io",
     schema: "events.v1.Event",
     fields,
+    validate,
     to_storage,
     from_storage,
     ..core_event::DEF
@@ -40,6 +44,49 @@ fn rename(event: &mut Object, from: &str, to: &str) {
     if let Some(value) = event.0.remove(from) {
         event.0.insert(to.to_owned(), value);
     }
+}
+
+/// The stricter rules of this group.
+fn validate(event: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    errors.extend(core_event::validate(event, "reportingController"));
+    let series = event.field("series");
+    if series.is_object() {
+        if series["count"].as_i64().unwrap_or(0) < 2 {
+            errors.invalid(&Path::root("series.count"), "", "should be at least 2");
+        }
+        if series["lastObservedTime"].is_null() {
+            errors.required(&Path::root("series.lastObservedTime"), "");
+        }
+    }
+    if event.field("eventTime").is_null() {
+        errors.required(&Path::root("eventTime"), "");
+    }
+    let kind = text(event.field("type"));
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.invalid(
+            &Path::root("type"),
+            "",
+            &format!("has invalid value: {kind}"),
+        );
+    }
+    for (field, name) in [
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+    ] {
+        if !event.field(field).is_null() {
+            errors.invalid(&Path::root(name), "", "needs to be unset");
+        }
+    }
+    let source = event.field("deprecatedSource");
+    if ["component", "host"]
+        .iter()
+        .any(|field| !text(&source[*field]).is_empty())
+    {
+        errors.invalid(&Path::root("source"), "", "needs to be unset");
+    }
+    errors.into_vec()
 }
 
 #[cfg(test)]
