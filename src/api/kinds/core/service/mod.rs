@@ -1,9 +1,15 @@
 //! Service: one address and name for a changing set of pods.
+//!
+//! Addresses and node ports are allocated by the REST layer, which may run before or after
+//! validation: nothing here needs them to be there.
+
+mod prepare;
+mod validate;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::kinds::{Column, KindDef, Subresource, cells, prepare, rows, service_name};
+use crate::api::kinds::{Column, KindDef, Subresource, cells, rows, service_name};
 use crate::api::object::Object;
 
 pub(crate) const DEF: KindDef = KindDef {
@@ -18,8 +24,11 @@ pub(crate) const DEF: KindDef = KindDef {
     columns: COLUMNS,
     cells: row,
     fields,
-    prepare_create: prepare::drop_status,
-    prepare_update: prepare::keep_status,
+    default: prepare::default,
+    prepare_create: prepare::create,
+    prepare_update: prepare::update,
+    validate: validate::validate,
+    validate_update: validate::validate_update,
     creates_on_update: true,
     validate_name: service_name,
     ..KindDef::BASE
@@ -111,4 +120,43 @@ fn fields(service: &Object) -> Vec<(&'static str, String)> {
         ("spec.clusterIP", text("clusterIP")),
         ("spec.type", text("type")),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_row_shows_addresses_and_ports() {
+        let shown = |value: Value| {
+            let service = Object::from_value(value).unwrap();
+            let cells = row(&service, Timestamp::UNIX_EPOCH);
+            let texts = cells[1..5].iter().map(|c| c.as_str().unwrap().to_owned());
+            texts.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            shown(
+                json!({"spec": {"type": "NodePort", "clusterIPs": ["10.0.0.1"],
+                "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"},
+                          {"port": 53, "protocol": "UDP"}]}})
+            ),
+            "NodePort 10.0.0.1 <none> 80:30080/TCP,53/UDP"
+        );
+        assert_eq!(
+            shown(json!({"spec": {"type": "LoadBalancer", "clusterIP": "10.0.0.1"}})),
+            "LoadBalancer 10.0.0.1 <pending> <none>"
+        );
+        assert_eq!(
+            shown(
+                json!({"spec": {"type": "LoadBalancer", "externalIPs": ["1.2.3.4"]},
+                "status": {"loadBalancer": {"ingress": [{"ip": "9.9.9.9"}, {"hostname": "h"}]}}})
+            ),
+            "LoadBalancer <none> 9.9.9.9,h,1.2.3.4 <none>"
+        );
+        assert_eq!(
+            shown(json!({"spec": {"type": "ExternalName", "externalName": "a.b"}})),
+            "ExternalName <none> a.b <none>"
+        );
+    }
 }
