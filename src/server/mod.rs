@@ -20,6 +20,7 @@ pub mod rest;
 pub mod review;
 pub mod storage;
 
+mod datastore;
 mod error;
 mod health;
 mod kubeconfig;
@@ -31,7 +32,6 @@ use std::time::Duration;
 
 use crate::api::kinds;
 use crate::client::Client;
-use crate::store::Store;
 use crate::util::clock::Clock;
 use crate::util::metrics::Metrics;
 use crate::util::rng::Rng;
@@ -41,7 +41,8 @@ use crate::util::{net, tls};
 use authn::Authn;
 use authn::service_account::Tokens;
 use authz::Authz;
-use config::{Config, Datastore};
+use config::Config;
+use datastore::Kept;
 use http::health::Health;
 use http::listener::Listener;
 use http::route::Upstream;
@@ -64,7 +65,7 @@ pub struct Server {
     network: Network,
     secret: String,
     address: SocketAddr,
-    store: Arc<dyn Store>,
+    kept: Kept,
     tasks: Tasks,
 }
 
@@ -74,7 +75,7 @@ struct Opened {
     secret: String,
     network: Network,
     advertise: IpAddr,
-    store: Arc<dyn Store>,
+    kept: Kept,
     registry: Arc<Registry>,
     rest: Rest,
 }
@@ -114,7 +115,7 @@ impl Server {
             })?;
         let address = listener.address();
         let health = Health::new();
-        let ready = health::add(&health, &opened.store, tasks);
+        let ready = health::add(&health, &opened.kept.store, tasks);
         let handler = Self::handler_of(config, &opened, (clock, &rng), (health, tasks))?;
         listener.serve(opened.pki.serving(), handler.clone(), tasks)?;
         kubeconfig::keep(config, &opened.pki, address, clock, tasks)?;
@@ -124,7 +125,7 @@ impl Server {
             network: opened.network,
             secret: opened.secret,
             address,
-            store: opened.store,
+            kept: opened.kept,
             tasks: tasks.clone(),
         };
         server.make_first(config, opened.advertise).await?;
@@ -145,7 +146,7 @@ impl Server {
         let pki = Pki::open(&folder.join("tls"), names(config, advertise), clock.clone())?;
         let token = config.token.as_deref();
         let secret = pki::server_secret(&folder.join("token"), token, pki.ca_pem())?;
-        let store = open_store(config).await?;
+        let kept = Kept::open(config, clock).await?;
         let registry = Arc::new(Registry::of(kinds::all()));
         let limits = RestConfig {
             service_cidr: config.service_cidr,
@@ -154,7 +155,7 @@ impl Server {
         let rest = Rest::new(
             limits,
             Arc::clone(&registry),
-            Arc::clone(&store),
+            Arc::clone(&kept.store),
             clock.clone(),
             rng.clone(),
             tasks,
@@ -165,7 +166,7 @@ impl Server {
             secret,
             network: network(config),
             advertise,
-            store,
+            kept,
             registry,
             rest,
         })
@@ -277,13 +278,7 @@ impl Server {
     /// Ends everything it started; what was answered is on disk. `false`: something had to be cut.
     pub async fn stop(self) -> bool {
         let ended = self.tasks.shutdown(STOP_TIMEOUT).await;
-        match self.store.sync().await {
-            Ok(()) => ended,
-            Err(error) => {
-                tracing::warn!(error = %error, "the store did not sync at the end");
-                false
-            }
-        }
+        self.kept.close().await && ended
     }
 }
 
@@ -329,13 +324,5 @@ fn network(config: &Config) -> Network {
         cluster_dns: config.cluster_dns.to_string(),
         cluster_domain: config.cluster_domain.clone(),
         network_backend: config.network_backend.clone(),
-    }
-}
-
-async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Error> {
-    match &config.datastore {
-        Datastore::Memory | Datastore::Embedded(_) | Datastore::Etcd(_) => {
-            Ok(crate::store::mvcc::Mvcc::in_memory())
-        }
     }
 }
