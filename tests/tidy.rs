@@ -20,7 +20,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("runtime", "runtime util"),
     ("client", "client api util"),
     ("server::request", "api server::request"),
-    ("server::config", "util server::config"),
+    ("server::config", "api util server::config"),
     ("server::pki", "util server::pki"),
     ("server::registry", "api server::request server::registry"),
     (

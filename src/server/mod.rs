@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod http;
 pub mod join;
 pub mod manifests;
+pub mod openapi;
 pub mod pki;
 pub mod registry;
 pub mod request;
@@ -34,9 +35,9 @@ use crate::api::kinds;
 use crate::client::Client;
 use crate::util::clock::Clock;
 use crate::util::metrics::Metrics;
+use crate::util::net;
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
-use crate::util::{net, tls};
 
 use authn::Authn;
 use authn::service_account::Tokens;

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod clock;
 pub mod errors;
 pub mod fs;
+pub mod gzip;
 pub mod log;
 pub mod metrics;
 pub mod net;

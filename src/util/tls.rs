@@ -124,7 +124,7 @@ pub fn client(trust: &Trust, identity: Option<&Identity>) -> Result<ClientConfig
             builder.with_root_certificates(roots)
         }
         Trust::Public => {
-            let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+            let roots = webpki_roots::TLS_SERVER_ROOTS.to_vec();
             builder.with_root_certificates(RootCertStore { roots })
         }
         Trust::Anyone => builder

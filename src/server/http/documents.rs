@@ -31,11 +31,6 @@ impl Discovery {
         }
     }
 
-    /// The table this moment's documents are of.
-    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        self.registry.snapshot()
-    }
-
     /// Of the registry as it is now.
     pub(super) fn documents(&self) -> Arc<Documents> {
         let snapshot = self.registry.snapshot();
@@ -112,7 +107,7 @@ pub(super) fn document(
 }
 
 /// Whether `If-None-Match` names `etag`; weak comparison, as RFC 9110 13.1.2 asks.
-fn has(headers: &HeaderMap, etag: &str) -> bool {
+pub(super) fn has(headers: &HeaderMap, etag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
         .iter()

@@ -12,7 +12,9 @@ use crate::api::status::ApiError;
 use crate::client::{Body, body_from, empty_body};
 use crate::server::authn::{self, Impersonation, Peer, Refused};
 use crate::server::authz::Attributes;
-use crate::server::http::{BODY_BYTES_MAX, DEADLINE, Inner, respond, route, stream, tunnel};
+use crate::server::http::{
+    BODY_BYTES_MAX, DEADLINE, Inner, openapi, respond, route, stream, tunnel,
+};
 use crate::server::join;
 use crate::server::request::{RequestInfo, User};
 
@@ -199,6 +201,11 @@ impl Inner {
                 return tunnel::serve(node, request, &self.parts.tunnel, &self.parts.tasks);
             }
             ("get" | "head", path) => {
+                if path.starts_with("/openapi/") {
+                    let (head, _) = request.into_parts();
+                    let answer = openapi::serve(&self.openapi, &head.uri, &head.headers).await;
+                    return answer.unwrap_or_else(|| Err(ApiError::no_such_path()));
+                }
                 if let Some(response) = self.document(path, &request) {
                     return Ok(response);
                 }
@@ -243,11 +250,18 @@ impl Inner {
             "/healthz",
             "/livez",
             "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
             "/openid/v1/jwks",
             "/readyz",
             "/version",
         ];
         paths.extend(own.map(str::to_owned));
+        let group_versions = documents.group_versions().iter();
+        paths.extend(group_versions.map(|gv| match gv.contains('/') {
+            true => format!("/openapi/v3/apis/{gv}"),
+            false => format!("/openapi/v3/api/{gv}"),
+        }));
         paths.sort();
         paths
     }

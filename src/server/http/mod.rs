@@ -10,6 +10,7 @@ mod flow;
 pub mod health;
 pub mod listener;
 mod observe;
+mod openapi;
 pub(crate) mod respond;
 pub mod route;
 mod stream;
@@ -35,6 +36,7 @@ use crate::server::authn::Authn;
 use crate::server::authn::service_account::Tokens;
 use crate::server::authz::Authz;
 use crate::server::join::Join;
+use crate::server::openapi::OpenApi;
 use crate::server::registry::Registry;
 use crate::server::request::{RequestInfo, User};
 use crate::server::review::Review;
@@ -96,6 +98,7 @@ pub struct Handler(Arc<Inner>);
 struct Inner {
     parts: Parts,
     discovery: Discovery,
+    openapi: Arc<OpenApi>,
     review: Review,
     flow: Flow,
     observed: Observed,
@@ -114,6 +117,7 @@ impl Handler {
         parts.metrics.add_process();
         Self(Arc::new(Inner {
             discovery: Discovery::new(Arc::clone(&parts.registry), parts.address.clone()),
+            openapi: Arc::new(OpenApi::new(Arc::clone(&parts.registry))),
             review: Review::new(Arc::clone(&parts.authn), Arc::clone(&parts.authz)),
             flow: Flow::new(&parts.metrics),
             observed: Observed::new(&parts.metrics),

@@ -1,10 +1,6 @@
 //! Answers: documents, texts, `Status` objects, and the compression of what is large.
 
-use std::io::Write;
-
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VARY,
     X_CONTENT_TYPE_OPTIONS,
@@ -16,6 +12,7 @@ use serde_json::Value;
 
 use crate::api::status::ApiError;
 use crate::client::{Body, body_from};
+use crate::util::gzip;
 
 /// What is smaller is not worth the time (upstream's limit too).
 const GZIP_BYTES_MIN: u64 = 128 * 1024;
@@ -73,24 +70,17 @@ pub(crate) async fn compressed(accepted: &HeaderMap, response: Response<Body>) -
         return error(&ApiError::internal("the answer broke off"));
     };
     let plain = body.clone();
-    match tokio::task::spawn_blocking(move || gzip(&plain)).await {
-        Ok(Ok(packed)) => {
-            let gzip = HeaderValue::from_static("gzip");
-            head.headers.insert(CONTENT_ENCODING, gzip);
+    match tokio::task::spawn_blocking(move || gzip::pack(&plain)).await {
+        Ok(packed) => {
+            let coding = HeaderValue::from_static("gzip");
+            head.headers.insert(CONTENT_ENCODING, coding);
             head.headers
                 .append(VARY, HeaderValue::from_static("Accept-Encoding"));
             head.headers.remove(CONTENT_LENGTH);
             Response::from_parts(head, body_from(packed))
         }
-        _ => Response::from_parts(head, body_from(body)),
+        Err(_) => Response::from_parts(head, body_from(body)),
     }
-}
-
-/// At the fastest level: the network is usually faster than a better one.
-pub(crate) fn gzip(plain: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 6), Compression::fast());
-    encoder.write_all(plain)?;
-    encoder.finish()
 }
 
 /// Whether `Accept-Encoding` names gzip and does not rule it out.
@@ -110,7 +100,6 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     fn asking(encoding: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(encoding))])
@@ -123,11 +112,7 @@ mod tests {
         let packed = compressed(&asking("deflate, gzip"), answer(large.len())).await;
         assert_eq!(packed.headers()[CONTENT_ENCODING], "gzip");
         let body = packed.into_body().collect().await.unwrap().to_bytes();
-        let mut unpacked = String::new();
-        flate2::read::GzDecoder::new(&body[..])
-            .read_to_string(&mut unpacked)
-            .unwrap();
-        assert_eq!(unpacked, large);
+        assert_eq!(gzip::unpack(&body).unwrap(), large.as_bytes());
         for (asked, len) in [
             ("gzip", 1000),
             ("deflate", large.len()),

@@ -97,21 +97,7 @@ impl Fixture {
             store: Arc::clone(&store),
             cacher: cacher.clone(),
         });
-        let direct = Client::new(Arc::new(Direct::new(Arc::clone(&rest))));
-        let join = Join::new(
-            Arc::clone(&pki),
-            Secrets {
-                server: "server-secret".into(),
-                agent: None,
-                server_file: "/data/token".into(),
-            },
-            Network {
-                cluster_dns: "10.96.0.10".into(),
-                ..Network::default()
-            },
-            (direct, cacher.clone()),
-            clock.clone(),
-        );
+        let join = join(&pki, &rest, &cacher, &clock);
         let ca_pem = pki.ca_pem().to_owned();
         let authn =
             Authn::new(&ca_pem, Arc::clone(&tokens), cacher.clone(), clock.clone()).unwrap();
@@ -292,6 +278,27 @@ impl Fixture {
         let key = keys::object(storage, local);
         write_and_wait(&*self.store, &self.cacher, Write::Delete { key }).await;
     }
+}
+
+fn join(pki: &Arc<Pki>, rest: &Arc<dyn Upstream>, cacher: &Cacher, clock: &Clock) -> Join {
+    let direct = Client::new(Arc::new(Direct::new(Arc::clone(rest))));
+    let secrets = Secrets {
+        server: "server-secret".into(),
+        agent: None,
+        server_file: "/data/token".into(),
+    };
+    let network = Network {
+        cluster_dns: "10.96.0.10".into(),
+        ..Network::default()
+    };
+    let clock = clock.clone();
+    Join::new(
+        Arc::clone(pki),
+        secrets,
+        network,
+        (direct, cacher.clone()),
+        clock,
+    )
 }
 
 async fn write_and_wait(store: &dyn Store, cacher: &Cacher, write: Write) {

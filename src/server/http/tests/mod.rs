@@ -189,6 +189,75 @@ async fn a_role_counts_from_the_moment_it_is_bound() {
     assert_eq!(fixture.get(As::Token(&token), path).await.0, 403);
 }
 
+/// What node n1 may: it runs the pod `a/mine`, which names the secret `s1`.
+const NODE_REQUESTS: &[(Method, &str, bool)] = &[
+    (Method::GET, "/api/v1/namespaces/a/secrets/s1", true),
+    (
+        Method::GET,
+        "/api/v1/namespaces/a/secrets?watch=1&fieldSelector=metadata.name%3Ds1",
+        true,
+    ),
+    (Method::GET, "/api/v1/namespaces/a/secrets/s2", false),
+    (Method::GET, "/api/v1/namespaces/a/secrets", false),
+    (Method::GET, "/api/v1/secrets", false),
+    (Method::PUT, "/api/v1/namespaces/a/secrets/s1", false),
+    (
+        Method::GET,
+        "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1",
+        true,
+    ),
+    (
+        Method::GET,
+        "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2",
+        false,
+    ),
+    (Method::GET, "/api/v1/pods", false),
+    (Method::GET, "/api/v1/namespaces/a/pods/mine", true),
+    (Method::GET, "/api/v1/namespaces/a/pods/other", false),
+    (Method::PATCH, "/api/v1/namespaces/a/pods/mine/status", true),
+    (
+        Method::PATCH,
+        "/api/v1/namespaces/a/pods/other/status",
+        false,
+    ),
+    (Method::PATCH, "/api/v1/namespaces/a/pods/mine", false),
+    (Method::DELETE, "/api/v1/namespaces/a/pods/mine", true),
+    (Method::DELETE, "/api/v1/namespaces/a/pods/other", false),
+    (Method::GET, "/api/v1/namespaces/a/pods/mine/exec", false),
+    (Method::PATCH, "/api/v1/nodes/n1/status", true),
+    (Method::PATCH, "/api/v1/nodes/n2/status", false),
+    (Method::DELETE, "/api/v1/nodes/n1", false),
+    (Method::GET, "/api/v1/nodes", true),
+    (Method::GET, "/api/v1/services", true),
+    (Method::POST, "/api/v1/services", false),
+    (
+        Method::PUT,
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1",
+        true,
+    ),
+    (
+        Method::PUT,
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n2",
+        false,
+    ),
+    (
+        Method::PUT,
+        "/apis/coordination.k8s.io/v1/namespaces/a/leases/n1",
+        false,
+    ),
+    (
+        Method::POST,
+        "/api/v1/namespaces/a/serviceaccounts/default/token",
+        true,
+    ),
+    (
+        Method::POST,
+        "/api/v1/namespaces/b/serviceaccounts/default/token",
+        false,
+    ),
+    (Method::POST, "/api/v1/namespaces/a/events", true),
+];
+
 #[tokio::test]
 async fn a_node_reads_and_writes_only_what_is_its_own() {
     let fixture = Fixture::start().await;
@@ -200,75 +269,9 @@ async fn a_node_reads_and_writes_only_what_is_its_own() {
     fixture.put("pods", &pod("mine", "n1", "s1")).await;
     fixture.put("pods", &pod("other", "n2", "s2")).await;
     let node = || As::Certificate(node.clone());
-    for (method, path, allowed) in [
-        (Method::GET, "/api/v1/namespaces/a/secrets/s1", true),
-        (
-            Method::GET,
-            "/api/v1/namespaces/a/secrets?watch=1&fieldSelector=metadata.name%3Ds1",
-            true,
-        ),
-        (Method::GET, "/api/v1/namespaces/a/secrets/s2", false),
-        (Method::GET, "/api/v1/namespaces/a/secrets", false),
-        (Method::GET, "/api/v1/secrets", false),
-        (Method::PUT, "/api/v1/namespaces/a/secrets/s1", false),
-        (
-            Method::GET,
-            "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1",
-            true,
-        ),
-        (
-            Method::GET,
-            "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2",
-            false,
-        ),
-        (Method::GET, "/api/v1/pods", false),
-        (Method::GET, "/api/v1/namespaces/a/pods/mine", true),
-        (Method::GET, "/api/v1/namespaces/a/pods/other", false),
-        (Method::PATCH, "/api/v1/namespaces/a/pods/mine/status", true),
-        (
-            Method::PATCH,
-            "/api/v1/namespaces/a/pods/other/status",
-            false,
-        ),
-        (Method::PATCH, "/api/v1/namespaces/a/pods/mine", false),
-        (Method::DELETE, "/api/v1/namespaces/a/pods/mine", true),
-        (Method::DELETE, "/api/v1/namespaces/a/pods/other", false),
-        (Method::GET, "/api/v1/namespaces/a/pods/mine/exec", false),
-        (Method::PATCH, "/api/v1/nodes/n1/status", true),
-        (Method::PATCH, "/api/v1/nodes/n2/status", false),
-        (Method::DELETE, "/api/v1/nodes/n1", false),
-        (Method::GET, "/api/v1/nodes", true),
-        (Method::GET, "/api/v1/services", true),
-        (Method::POST, "/api/v1/services", false),
-        (
-            Method::PUT,
-            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1",
-            true,
-        ),
-        (
-            Method::PUT,
-            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n2",
-            false,
-        ),
-        (
-            Method::PUT,
-            "/apis/coordination.k8s.io/v1/namespaces/a/leases/n1",
-            false,
-        ),
-        (
-            Method::POST,
-            "/api/v1/namespaces/a/serviceaccounts/default/token",
-            true,
-        ),
-        (
-            Method::POST,
-            "/api/v1/namespaces/b/serviceaccounts/default/token",
-            false,
-        ),
-        (Method::POST, "/api/v1/namespaces/a/events", true),
-    ] {
+    for (method, path, allowed) in NODE_REQUESTS {
         let answer = fixture.send(node(), method.clone(), path, &json!({})).await;
-        assert_eq!(answer.0 != 403, allowed, "{method} {path}: {}", answer.1);
+        assert_eq!(answer.0 != 403, *allowed, "{method} {path}: {}", answer.1);
     }
     fixture.delete("pods", "a/mine").await;
     let (code, _) = fixture.get(node(), "/api/v1/namespaces/a/secrets/s1").await;
@@ -362,6 +365,39 @@ async fn discovery_is_sent_once_to_a_client_that_keeps_it() {
             .as_array()
             .unwrap()
             .contains(&json!("/apis/apps/v1"))
+    );
+}
+
+#[tokio::test]
+async fn openapi_documents_have_urls_that_never_change_what_they_mean() {
+    let fixture = Fixture::start().await;
+    let (_, index) = fixture.get(As::Admin, "/openapi/v3").await;
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"]
+        .as_str()
+        .unwrap();
+    let response = fixture.open(As::Admin, url).await;
+    assert_eq!(response.headers()["cache-control"], "public, immutable");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let document: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(document["openapi"], "3.0.0");
+    let old = fixture
+        .open(As::Admin, "/openapi/v3/apis/apps/v1?hash=old")
+        .await;
+    assert_eq!(old.status(), 301);
+    assert_eq!(old.headers()["location"], url);
+    assert_eq!(
+        fixture.get(As::Admin, "/openapi/v3/apis/none/v1").await.0,
+        404
+    );
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let headers = [("accept", protobuf), ("accept-encoding", "gzip")];
+    let v2 = fixture.open_with(As::Admin, "/openapi/v2", &headers).await;
+    assert_eq!(v2.headers()["content-encoding"], "gzip");
+    assert!(
+        v2.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .ends_with("+protobuf")
     );
 }
 
