@@ -203,7 +203,7 @@ const LOOKS: [&str; 6] = [
 ];
 
 fn normalized(reference: &str) -> String {
-    Reference::parse(reference).map_or_else(|_| reference.to_owned(), |r| r.to_string())
+    Reference::parse(reference).map_or_else(|_| reference.to_owned(), |r| r.stored_name())
 }
 
 /// A digest that differs for each text, so that tests see which image is which.

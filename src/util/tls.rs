@@ -40,6 +40,9 @@ pub enum Trust {
     Authorities(String),
     /// The public authorities.
     Public,
+    /// The public authorities, and those in this PEM text that can be read: a machine's own
+    /// bundle may hold odd ones.
+    PublicAnd(String),
     /// Everybody. Only to fetch what is checked by other means.
     Anyone,
 }
@@ -121,6 +124,12 @@ pub fn client(trust: &Trust, identity: Option<&Identity>) -> Result<ClientConfig
             for certificate in x509::certificates(pem)? {
                 roots.add(certificate)?;
             }
+            builder.with_root_certificates(roots)
+        }
+        Trust::PublicAnd(pem) => {
+            let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+            let mut roots = RootCertStore { roots };
+            roots.add_parsable_certificates(x509::certificates(pem)?);
             builder.with_root_certificates(roots)
         }
         Trust::Public => {

@@ -25,6 +25,9 @@ const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 /// Manifests and configurations larger than this are refused, as by docker's registry.
 pub(super) const JSON_BYTES_MAX: usize = 8 << 20;
 
+/// Between tries to write what is being written already.
+const LOCKED_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Labels on content.
 pub(super) type Labels = HashMap<String, String>;
 
@@ -103,6 +106,7 @@ impl Containerd {
         labels: Labels,
     ) -> Result<String> {
         let digest = digest_of(data);
+        let _turn = self.fetching.turn(&digest).await;
         let size = i64::try_from(data.len()).unwrap_or(i64::MAX);
         match self.write_blob(lease, &digest, size).await? {
             Opened::Exists => self.label_blob(&digest, labels).await?,
@@ -117,7 +121,8 @@ impl Containerd {
         Ok(digest)
     }
 
-    /// Starts writing, or goes on writing, the blob `digest` of `size` bytes (0: not known).
+    /// Starts writing, or goes on writing, the blob `digest` of `size` bytes (0: not known). Hold
+    /// the blob's turn in `fetching` while writing.
     pub(super) async fn write_blob(&self, lease: &str, digest: &str, size: i64) -> Result<Opened> {
         let reference = format!("layer-{digest}");
         let first = WriteContentRequest {
@@ -127,7 +132,18 @@ impl Containerd {
             expected: digest.to_owned(),
             ..WriteContentRequest::default()
         };
-        open(&self.link, lease, reference, first).await
+        let deadline = tokio::time::Instant::now() + SHORT;
+        loop {
+            match open(&self.link, lease, reference.clone(), first.clone()).await {
+                // A write that was given up a moment ago, or another program's.
+                Err(Error::Unavailable { why, .. })
+                    if why.contains("locked") && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(LOCKED_PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Throws away what an earlier try has written of `digest`.

@@ -249,7 +249,7 @@ impl Containerd {
                 .find(|image| image.id == reference || image.digest == reference));
         }
         let name = Reference::parse(reference).map_err(|e| Error::Image(e.to_string()))?;
-        let Some(record) = self.image_record(&name.to_string()).await? else {
+        let Some(record) = self.image_record(&name.stored_name()).await? else {
             return Ok(None);
         };
         let target = record.target.unwrap_or_default().digest;
@@ -375,7 +375,7 @@ impl Containerd {
             None => id.to_owned(),
         };
         let normalized = Reference::parse(id)
-            .map(|r| r.to_string())
+            .map(|r| r.stored_name())
             .unwrap_or_default();
         let mut names = Vec::new();
         for record in self.image_records().await? {

@@ -11,6 +11,7 @@ use super::Containerd;
 use super::archive::{self, Found, Part};
 use super::content::{Labels, Opened, Writer, digest_of};
 use super::images::{self, Content, Manifest, choose, parse_manifest, reference_labels};
+use super::turns::Turn;
 use crate::runtime::registry::reference::Reference;
 use crate::runtime::{Error, Image, Result};
 use crate::util::errors::OrLog;
@@ -129,7 +130,7 @@ impl Containerd {
     async fn store_files(&self, lease: &str, path: &Path) -> Result<Found> {
         let mut parts = archive::read(path);
         let mut found = Found::default();
-        let mut current: Option<Current> = None;
+        let mut current: Option<Current<'_>> = None;
         while let Some(part) = parts.recv().await {
             match part {
                 Part::File(name, size) => {
@@ -156,8 +157,12 @@ impl Containerd {
         Ok(found)
     }
 
-    async fn begin(&self, lease: &str, name: String, size: u64) -> Result<Current> {
+    async fn begin(&self, lease: &str, name: String, size: u64) -> Result<Current<'_>> {
         let by_name = archive::digest_by_name(&name);
+        let turn = match &by_name {
+            Some(digest) => Some(self.fetching.turn(digest).await),
+            None => None,
+        };
         let is_layer = name.ends_with(".tar");
         let writer = match &by_name {
             Some(digest) => {
@@ -174,13 +179,14 @@ impl Containerd {
         Ok(Current {
             small: archive::is_small(&name, size).then(Vec::new),
             digest: by_name,
+            _turn: turn,
             writer,
             name,
             size,
         })
     }
 
-    async fn finish(&self, found: &mut Found, file: Option<Current>) -> Result<()> {
+    async fn finish(&self, found: &mut Found, file: Option<Current<'_>>) -> Result<()> {
         let Some(file) = file else {
             return Ok(());
         };
@@ -289,7 +295,7 @@ impl Containerd {
         let mut names = Vec::new();
         for name in &candidate.names {
             for name in [
-                name.to_string(),
+                name.stored_name(),
                 format!("{}@{}", name.name(), target.digest),
             ] {
                 if !names.contains(&name) {
@@ -338,10 +344,11 @@ impl Containerd {
     }
 }
 
-struct Current {
+struct Current<'a> {
     name: String,
     size: u64,
     digest: Option<String>,
+    _turn: Option<Turn<'a>>,
     writer: Option<Box<Writer>>,
     small: Option<Vec<u8>>,
 }

@@ -20,6 +20,7 @@ mod host;
 mod images;
 mod import;
 mod leases;
+mod pull;
 #[cfg(test)]
 mod real_tests;
 mod records;
@@ -39,6 +40,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::runtime::events::Hub;
+use crate::runtime::registry::{RegistriesConfig, Registry};
 use crate::runtime::spec::UserDb;
 use crate::runtime::{
     ContainerSpec, ContainerState, Credential, Error, ExecOutput, ExecSpec, Image, Process,
@@ -69,6 +71,8 @@ pub struct ContainerdConfig {
     pub state_dir: PathBuf,
     /// OCI runtime binary; empty: containerd's default, runc.
     pub oci_runtime: String,
+    /// What `/etc/orch/registries.yaml` says.
+    pub registries: RegistriesConfig,
 }
 
 /// Containerd as a [`Runtime`].
@@ -84,6 +88,8 @@ pub struct Containerd {
     images: Mutex<HashMap<String, Arc<Known>>>,
     /// Users of images by chain id.
     users: Mutex<HashMap<String, Arc<UserDb>>>,
+    registry: Registry,
+    fetching: Turns,
     unpacking: Turns,
     /// Who changes a container: create, remove and reaping exclude one another.
     changing: Turns,
@@ -103,15 +109,19 @@ impl Containerd {
         };
         let records = Records::open(config.state_dir.clone()).map_err(failed)?;
         let link = Link::new(config.address.clone(), &config.namespace)?;
+        let jobs = tasks.child();
+        let registry = Registry::new(config.registries.clone(), jobs.clone());
         let containerd = Arc::new(Self {
             host: Host::read(),
             records: Arc::new(records),
             link,
             clock,
             hub: Hub::default(),
-            jobs: tasks.child(),
+            jobs,
             images: Mutex::default(),
             users: Mutex::default(),
+            registry,
+            fetching: Turns::default(),
             unpacking: Turns::default(),
             changing: Turns::default(),
             config,
@@ -163,10 +173,7 @@ impl Runtime for Containerd {
     }
 
     async fn pull(&self, reference: &str, credentials: &[Credential]) -> Result<Image> {
-        let _ = credentials;
-        Err(Error::Image(format!(
-            "failed to pull image \"{reference}\": not found"
-        )))
+        self.pull_image(reference, credentials).await
     }
 
     async fn import(&self, archive: &Path) -> Result<Vec<Image>> {

@@ -76,6 +76,15 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
+    /// The name it is kept under: a digest says more than a tag beside it.
+    pub fn stored_name(&self) -> String {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => format!("{}@{digest}", self.name()),
+            (None, Some(tag)) => format!("{}:{tag}", self.name()),
+            (None, None) => self.name(),
+        }
+    }
+
     /// What a manifest is asked for by: the digest, else the tag.
     pub fn manifest(&self) -> &str {
         self.digest
