@@ -9,6 +9,7 @@ pub mod authz;
 pub mod bootstrap;
 pub mod cacher;
 pub mod config;
+pub mod controllers;
 pub mod discovery;
 pub mod http;
 pub mod join;
@@ -19,6 +20,7 @@ pub mod registry;
 pub mod request;
 pub mod rest;
 pub mod review;
+pub mod scheduler;
 pub mod storage;
 
 mod datastore;
@@ -32,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::kinds;
-use crate::client::Client;
+use crate::client::{Client, Informers};
 use crate::util::clock::Clock;
 use crate::util::metrics::Metrics;
 use crate::util::net;
@@ -229,7 +231,22 @@ impl Server {
     }
 
     /// The one place where controllers, scheduler and the manifests folder begin.
-    fn start_controllers(&self, config: &Config, clock: &Clock, _rng: &Rng) -> Result<(), Error> {
+    fn start_controllers(&self, config: &Config, clock: &Clock, rng: &Rng) -> Result<(), Error> {
+        let setup = controllers::Setup {
+            client: self.client("system:kube-controller-manager"),
+            informers: Informers::new(self.client("system:apiserver"), self.tasks.clone()),
+            tasks: self.tasks.clone(),
+            clock: clock.clone(),
+            rng: rng.clone(),
+        };
+        controllers::start(&setup);
+        scheduler::start(
+            self.client("system:kube-scheduler"),
+            &setup.informers,
+            &self.tasks,
+            clock.clone(),
+            rng.clone(),
+        );
         let client = self.client("orch:manifests");
         manifests::start(config.manifests.clone(), client, clock, &self.tasks)?;
         Ok(())

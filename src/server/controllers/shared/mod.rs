@@ -1,0 +1,7 @@
+//! What two or more controllers use.
+
+pub(super) mod adopt;
+pub(super) mod expectations;
+pub(super) mod pods;
+pub(super) mod status;
+pub(super) mod wire;
