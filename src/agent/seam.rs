@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
 
 /// The pinned namespaces of a pod: files that a container joins by path and that outlive the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,4 +76,50 @@ pub trait PodNetwork: Send + Sync + 'static {
 
     /// The pods that have addresses, to find what an earlier crash left behind.
     async fn attached(&self) -> Result<Vec<(String, Vec<IpAddr>)>, NetworkError>;
+}
+
+/// What a container of a pod is doing, as its status says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Not started, or between two runs; the reason, for instance `ContainerCreating`.
+    Waiting(String),
+    /// Its process runs.
+    Running,
+    /// Its last run ended and there will be no other.
+    Terminated,
+}
+
+/// A container of a pod (init and ephemeral ones too), for logs, exec and attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerView {
+    /// Its name in the pod.
+    pub name: String,
+    /// What it is doing.
+    pub shown: Shown,
+    /// The runtime's id of its present or last run; `None` before the first.
+    pub id: Option<String>,
+    /// Log file of that run; `None` where it left none.
+    pub log: Option<PathBuf>,
+    /// Log file of the run before (`lastState.terminated`).
+    pub previous_log: Option<PathBuf>,
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug)]
+pub struct PodView {
+    /// With the newest status.
+    pub pod: Arc<Pod>,
+    /// Its pinned network namespace; `None`: the host's.
+    pub network: Option<PathBuf>,
+    /// Every container there is or was.
+    pub containers: Vec<ContainerView>,
+}
+
+/// What the node's own HTTP API reads of the pods that run here. Answers from memory.
+pub trait PodDirectory: Send + Sync + 'static {
+    /// One pod.
+    fn find(&self, namespace: &str, name: &str) -> Option<PodView>;
+
+    /// Every pod.
+    fn all(&self) -> Vec<PodView>;
 }

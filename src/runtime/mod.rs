@@ -354,6 +354,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Attaches to a container's own streams.
     async fn attach(&self, id: &str) -> Result<Process>;
 
+    /// Whether everything an ended container wrote is in its log file.
+    async fn log_is_complete(&self, _id: &str) -> bool {
+        true
+    }
+
     /// Figures of one container; `None` where it does not run.
     async fn stats(&self, id: &str) -> Result<Option<Stats>>;
 

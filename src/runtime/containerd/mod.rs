@@ -224,6 +224,10 @@ impl Runtime for Containerd {
         self.attach_container(id).await
     }
 
+    async fn log_is_complete(&self, id: &str) -> bool {
+        crate::runtime::log::is_drained(&self.records.folder_of(id))
+    }
+
     async fn stats(&self, id: &str) -> Result<Option<Stats>> {
         let Some(entry) = self.records.get(id) else {
             return Ok(None);
