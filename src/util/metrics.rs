@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+/// In no label value: neither names nor codes have control characters.
+const SEPARATOR: &str = "\u{1f}";
+
 /// All metrics of a process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Mutex<Vec<Family>>>);
@@ -53,7 +56,8 @@ enum Values {
 struct Series<T> {
     labels: &'static [&'static str],
     bounds: &'static [f64],
-    values: RwLock<BTreeMap<Vec<String>, Arc<T>>>,
+    /// By label values, joined by [`SEPARATOR`]: one allocation a look-up.
+    values: RwLock<BTreeMap<String, Arc<T>>>,
 }
 
 #[derive(Debug, Default)]
@@ -190,7 +194,7 @@ impl<T: Default> Series<T> {
 
     fn at(&self, labels: &[&str]) -> Arc<T> {
         debug_assert_eq!(labels.len(), self.labels.len());
-        let key: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        let key = labels.join(SEPARATOR);
         if let Some(value) = self.values.read().get(&key) {
             return Arc::clone(value);
         }
@@ -205,7 +209,7 @@ impl<T> Series<T> {
             let pairs: Vec<_> = self
                 .labels
                 .iter()
-                .zip(values)
+                .zip(values.split(SEPARATOR))
                 .map(|(label, value)| format!("{label}=\"{}\"", escape(value)))
                 .collect();
             print(&pairs.join(","), member);

@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use crate::client::Body;
 use crate::server::authn::Peer;
 use crate::server::http::Handler;
-use crate::util::errors::chain;
+use crate::util::errors::{OrLog, chain};
 use crate::util::tasks::Tasks;
 use crate::util::tls;
 
@@ -44,6 +44,11 @@ const RESET_STREAMS_MAX: usize = 1000;
 const HEADER_LIST_BYTES_MAX: u32 = 128 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+const KEEPALIVE_IDLE_SECONDS: u32 = 60;
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 15;
+const KEEPALIVE_PROBES: u32 = 4;
+/// What was sent and not acknowledged for so long ends the connection.
+const UNACKNOWLEDGED_MS_MAX: u32 = 120_000;
 /// After `accept` failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -121,8 +126,7 @@ impl Door {
     }
 
     async fn connection(self, stream: TcpStream, address: SocketAddr) {
-        // Answers are written whole; waiting for more to send only delays watch events.
-        let _ = stream.set_nodelay(true);
+        tune(&stream);
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream));
         let stream = match handshake.await {
             Ok(Ok(stream)) => stream,
@@ -199,6 +203,26 @@ impl Door {
         connection.as_mut().graceful_shutdown();
         drain(connection).await
     }
+}
+
+/// Answers are written whole, so waiting for more to send only delays watch events. A peer that is
+/// gone without a word is noticed also where nothing is sent (an idle watch over HTTP/1.1), and one
+/// that does not read is given up.
+fn tune(stream: &TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let set = || -> nix::Result<()> {
+        setsockopt(stream, sockopt::TcpNoDelay, &true)?;
+        setsockopt(stream, sockopt::KeepAlive, &true)?;
+        setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+        setsockopt(
+            stream,
+            sockopt::TcpKeepInterval,
+            &KEEPALIVE_INTERVAL_SECONDS,
+        )?;
+        setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+        setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS_MAX)
+    };
+    set().ok_or_log("tune a connection");
 }
 
 /// What is still open after the limit is cut by dropping the connection.

@@ -173,8 +173,8 @@ impl Handler {
         audit_id: HeaderValue,
         request: Request<Body>,
     ) -> Response<Body> {
-        let accepted = request.headers().clone();
         let is_local = request.extensions().get::<User>().is_some();
+        let may_pack = !is_local && respond::accepts_gzip(request.headers());
         let inner = Arc::clone(&self.0);
         let path = info.path.clone();
         let work = async move { inner.serve(&info, request).await };
@@ -190,10 +190,10 @@ impl Handler {
                 respond::error(&ApiError::internal(message))
             }
         };
-        if is_local {
+        if !may_pack {
             return response;
         }
-        respond::compressed(&accepted, response).await
+        respond::compressed(response).await
     }
 
     /// The client's own id where it sent one, so that its logs and ours can be joined.
