@@ -42,6 +42,11 @@ pub fn allocation(pool: &str, item: &str) -> Bytes {
     format!("{ROOT}{ALLOC}/{pool}/{item}").into()
 }
 
+/// The keys of all allocations.
+pub fn allocations() -> KeyRange {
+    KeyRange::prefix(format!("{ROOT}{ALLOC}/"))
+}
+
 /// The keys of all objects of a resource, or of those in one namespace; from behind the local key
 /// `after` on, where given.
 pub fn collection(storage: &str, namespace: &str, after: Option<&str>) -> KeyRange {
