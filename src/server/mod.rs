@@ -4,6 +4,7 @@
 //! first objects, then be ready. Until the first objects are there `/readyz` says no and `/livez`
 //! yes, and requests are served already.
 
+pub mod admission;
 pub mod alloc;
 pub mod authn;
 pub mod authz;
