@@ -1,0 +1,213 @@
+//! What the server does to the metadata of an object before it is checked and written: names,
+//! what clients may not set, what an update keeps (`k8s.io/apiserver/pkg/registry/rest`).
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api::object::Object;
+use crate::api::status::ApiError;
+use crate::api::{apply, time};
+use crate::server::registry::ResourceDef;
+use crate::util::rng::Rng;
+
+use super::call::{Call, type_of};
+use super::errors;
+
+/// Characters a generated name has beyond its prefix.
+const SUFFIX_LEN: usize = 5;
+/// Longest prefix that is kept of a `generateName`.
+const PREFIX_BYTES_MAX: usize = 63 - SUFFIX_LEN;
+
+/// Makes the object's namespace that of the request, or refuses it.
+pub(super) fn place(call: &Call, object: &mut Object) -> Result<(), ApiError> {
+    let asked = call.namespace();
+    let said = object.namespace();
+    if said == asked {
+        return Ok(());
+    }
+    if asked.is_empty() {
+        object.metadata_mut().remove("namespace");
+        return Ok(());
+    }
+    if !said.is_empty() {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let asked = asked.to_owned();
+    object
+        .metadata_mut()
+        .insert("namespace".into(), asked.into());
+    Ok(())
+}
+
+/// Refuses an update whose object has another name or place than the path says.
+pub(super) fn check_name(call: &Call, object: &Object) -> Result<(), ApiError> {
+    let (name, said) = (call.info.name.as_str(), object.name());
+    if said.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if said != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({said}) does not match the name on the URL ({name})"
+        )));
+    }
+    let (namespace, said) = (call.namespace(), object.namespace());
+    if !namespace.is_empty() && !said.is_empty() && said != namespace {
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the object ({said}) does not match the namespace on the request \
+             ({namespace})"
+        )));
+    }
+    Ok(())
+}
+
+/// Sets and clears what a new object does not bring along.
+pub(super) fn new_object(
+    def: &ResourceDef,
+    object: &mut Object,
+    now: Timestamp,
+    rng: &Rng,
+) -> Result<(), ApiError> {
+    if !matches!(object.resource_version(), "" | "0") {
+        return Err(ApiError::plain(
+            500,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    let kind = def.rules.kind();
+    let meta = object.metadata_mut();
+    for field in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
+        meta.remove(field);
+    }
+    meta.insert("uid".into(), rng.uid().into());
+    meta.insert("creationTimestamp".into(), time::seconds(now).into());
+    (kind.prepare_create)(object);
+    if kind.has_generation {
+        object.metadata_mut().insert("generation".into(), 1.into());
+    }
+    Ok(())
+}
+
+/// A name for an object that only has a `generateName`; `None` where it needs none.
+pub(super) fn generated_name(object: &Object, rng: &Rng) -> Option<String> {
+    let prefix = object.meta("generateName");
+    if prefix.is_empty() || !object.name().is_empty() {
+        return None;
+    }
+    let mut end = prefix.len().min(PREFIX_BYTES_MAX);
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    Some(format!("{}{}", &prefix[..end], rng.suffix(SUFFIX_LEN)))
+}
+
+/// Puts what an update leaves out of the server's own fields back, and refuses one that is meant
+/// for another object or another version of it.
+pub(super) fn inherit(def: &ResourceDef, new: &mut Object, old: &Object) -> Result<(), ApiError> {
+    let conflict = |why: &str| {
+        ApiError::conflict(&def.gvr.group, &def.gvr.resource, old.name(), why)
+    };
+    if !new.uid().is_empty() && new.uid() != old.uid() {
+        return Err(conflict(&format!(
+            "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            new.uid(),
+            old.uid()
+        )));
+    }
+    let version = new.resource_version();
+    if !matches!(version, "" | "0") && version != old.resource_version() {
+        return Err(conflict(errors::MODIFIED));
+    }
+    let meta = new.metadata_mut();
+    meta.remove("selfLink");
+    for field in ["uid", "creationTimestamp", "resourceVersion", "namespace"] {
+        put_back(meta, old, field);
+    }
+    if old.is_terminating() {
+        put_back(meta, old, "deletionTimestamp");
+        put_back(meta, old, "deletionGracePeriodSeconds");
+    }
+    Ok(())
+}
+
+fn put_back(meta: &mut serde_json::Map<String, Value>, old: &Object, field: &str) {
+    match old.metadata().and_then(|old| old.get(field)) {
+        Some(value) => meta.insert(field.to_owned(), value.clone()),
+        None => meta.remove(field),
+    };
+}
+
+/// Counts the changes of what is wanted: everything but `metadata` and `status`.
+pub(super) fn count_generation(def: &ResourceDef, new: &mut Object, old: &Object) {
+    if !def.rules.kind().has_generation {
+        return;
+    }
+    let generation = |object: &Object| {
+        let generation = object.at(&["metadata", "generation"]);
+        generation.and_then(Value::as_i64).unwrap_or(0)
+    };
+    let step = i64::from(new.0.get("spec") != old.0.get("spec"));
+    let now = generation(old) + step;
+    let meta = new.metadata_mut();
+    if now > 0 {
+        meta.insert("generation".into(), now.into());
+    } else {
+        meta.remove("generation");
+    }
+}
+
+/// The books of who wrote which field.
+pub(super) fn track(
+    def: &ResourceDef,
+    old: Option<&Object>,
+    new: &mut Object,
+    writer: (&str, &str, Timestamp),
+) -> Result<(), ApiError> {
+    let writer = writer_of(def, writer)?;
+    apply::track_update(old, new, &writer);
+    Ok(())
+}
+
+/// Manager, subresource and time, as the books want them.
+pub(super) fn writer_of<'a>(
+    def: &ResourceDef,
+    (manager, subresource, now): (&'a str, &'a str, Timestamp),
+) -> Result<apply::Writer<'a>, ApiError> {
+    Ok(apply::Writer {
+        manager,
+        subresource,
+        now,
+        schema: type_of(def)?,
+        reset: apply::Reset::of(def.subresource("status").is_some(), subresource),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn named(name: &str, prefix: &str) -> Object {
+        Object::from_value(json!({"metadata": {"name": name, "generateName": prefix}})).unwrap()
+    }
+
+    #[test]
+    fn names_are_generated_only_where_there_is_none() {
+        let rng = Rng::seeded(1);
+        assert_eq!(generated_name(&named("a", "b-"), &rng), None);
+        assert_eq!(generated_name(&named("", ""), &rng), None);
+        let name = generated_name(&named("", "web-"), &rng).unwrap();
+        assert!(name.starts_with("web-") && name.len() == 9);
+        let long = generated_name(&named("", &"ü".repeat(80)), &rng).unwrap();
+        assert_eq!(long.chars().count(), 29 + SUFFIX_LEN);
+    }
+}

@@ -1,0 +1,183 @@
+//! Putting objects into the store: how durable, with which preconditions, together with what a
+//! Service takes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::api::object::Object;
+use crate::api::status::ApiError;
+use crate::server::alloc::Reservation;
+use crate::server::registry::ResourceDef;
+use crate::server::storage::{self, codec, keys};
+use crate::store::{self, Durability, KeyValue, Precondition, Revision, Txn, Write};
+
+use super::{Core, errors, render};
+
+/// How long Events are kept, as upstream.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
+
+/// One object on its way into the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) def: &'a ResourceDef,
+    /// Local key.
+    pub(super) key: &'a str,
+    pub(super) name: &'a str,
+}
+
+/// What came of a write.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// It is stored; the object as it is served, in its stored version.
+    Done(Bytes),
+    /// Somebody else wrote first; what is there now.
+    Lost(Option<KeyValue>),
+    /// An address or port that was chosen is taken: choose again.
+    Again,
+}
+
+impl Core {
+    /// Stores a new object.
+    pub(super) async fn insert(
+        &self,
+        target: Target<'_>,
+        object: &Object,
+        reservation: Option<Reservation>,
+    ) -> Result<Written, ApiError> {
+        let key = keys::object(&target.def.storage, target.key);
+        let absent = Precondition::Absent(key.clone());
+        self.put(target, object, absent, reservation).await
+    }
+
+    /// Stores an object in place of the one of `revision`.
+    pub(super) async fn replace(
+        &self,
+        target: Target<'_>,
+        object: &Object,
+        revision: Revision,
+        reservation: Option<Reservation>,
+    ) -> Result<Written, ApiError> {
+        let key = keys::object(&target.def.storage, target.key);
+        let unchanged = Precondition::ModifiedAt(key, revision);
+        self.put(target, object, unchanged, reservation).await
+    }
+
+    async fn put(
+        &self,
+        target: Target<'_>,
+        object: &Object,
+        precondition: Precondition,
+        reservation: Option<Reservation>,
+    ) -> Result<Written, ApiError> {
+        let value = encode(target.def, object);
+        let write = Write::Put {
+            key: keys::object(&target.def.storage, target.key),
+            value: value.clone(),
+            ttl: (target.def.storage == "events").then_some(EVENT_TTL),
+        };
+        match self.transact(target, write, precondition, reservation).await? {
+            Ok(revision) => {
+                let served = codec::serve(&value, revision);
+                let served = served.map_err(|e| errors::storage(e, target.def, target.name))?;
+                Ok(Written::Done(served.bytes))
+            }
+            Err(lost) => Ok(lost),
+        }
+    }
+
+    /// Removes the object of `revision`. [`Written::Done`] carries nothing.
+    pub(super) async fn remove(
+        &self,
+        target: Target<'_>,
+        revision: Revision,
+        reservation: Option<Reservation>,
+    ) -> Result<Written, ApiError> {
+        let key = keys::object(&target.def.storage, target.key);
+        let unchanged = Precondition::ModifiedAt(key.clone(), revision);
+        let write = Write::Delete { key };
+        let done = self.transact(target, write, unchanged, reservation).await?;
+        Ok(match done {
+            Ok(_) => Written::Done(Bytes::new()),
+            Err(lost) => lost,
+        })
+    }
+
+    async fn transact(
+        &self,
+        target: Target<'_>,
+        write: Write,
+        precondition: Precondition,
+        mut reservation: Option<Reservation>,
+    ) -> Result<Result<Revision, Written>, ApiError> {
+        let mut txn = Txn {
+            preconditions: vec![precondition],
+            writes: vec![write],
+            durability: durability(target.def),
+        };
+        if let Some(reservation) = &reservation {
+            let (preconditions, writes) = reservation.changes(target.key);
+            txn.preconditions.extend(preconditions);
+            txn.writes.extend(writes);
+        }
+        match self.store.txn(txn).await {
+            Ok(revision) => {
+                if let Some(reservation) = reservation {
+                    reservation.commit();
+                }
+                Ok(Ok(revision))
+            }
+            Err(store::Error::Conflict { key, current }) => {
+                let is_allocation = reservation.as_mut().is_some_and(|r| r.lost(&key));
+                Ok(Err(match is_allocation {
+                    true => Written::Again,
+                    false => Written::Lost(current),
+                }))
+            }
+            Err(error) => {
+                let error = storage::Error::Store(error);
+                Err(errors::storage(error, target.def, target.name))
+            }
+        }
+    }
+
+    /// What a Service takes or gives back with a write; `None` for other kinds.
+    pub(super) fn reserve(
+        &self,
+        def: &ResourceDef,
+        object: Option<&mut Object>,
+        old: Option<&Object>,
+    ) -> Result<Option<Reservation>, ApiError> {
+        if def.storage != "services" {
+            return Ok(None);
+        }
+        self.alloc.reserve(object, old).map(Some)
+    }
+}
+
+/// What is worthless after a crash, or will be written again within seconds, does not wait for the
+/// disk and wears none out.
+fn durability(def: &ResourceDef) -> Durability {
+    match def.storage.as_str() {
+        "leases.coordination.k8s.io" | "events" => Durability::Relaxed,
+        _ => Durability::Synced,
+    }
+}
+
+/// The value to store for an object in the version of `def`.
+fn encode(def: &ResourceDef, object: &Object) -> Bytes {
+    if !def.is_converted() {
+        return codec::encode(object);
+    }
+    let mut object = object.clone();
+    render::to_stored(def, &mut object);
+    codec::encode(&object)
+}
+
+/// What a dry run answers: the object as it would be stored, with the revision it has.
+pub(super) fn unwritten(def: &ResourceDef, object: &Object) -> Result<Bytes, ApiError> {
+    let mut object = object.clone();
+    render::to_stored(def, &mut object);
+    let bytes = serde_json::to_vec(&object.into_value());
+    Ok(bytes.map_err(ApiError::internal)?.into())
+}
