@@ -41,11 +41,11 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     (
         "server::alloc",
-        "api util server::storage server::cacher server::alloc",
+        "api store util server::storage server::cacher server::alloc",
     ),
     (
         "server::admission",
-        "api client util server::request server::registry server::storage server::cacher \
+        "api client store util server::request server::registry server::storage server::cacher \
          server::authz server::admission",
     ),
     (

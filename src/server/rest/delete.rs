@@ -9,17 +9,18 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api::object::{Object, child_mut};
-use crate::api::options::{DeleteOptions, Propagation};
+use crate::api::options::{DeleteOptions, Propagation, WriteOptions};
 use crate::api::status::ApiError;
 use crate::api::time;
 use crate::client::Body;
 use crate::server::admission::{Attributes, Operation};
 use crate::server::registry::ResourceDef;
+use crate::server::storage::{codec, keys};
 
 use super::call::{Call, named_type, read_body};
 use super::negotiate::{Form, Output};
 use super::update::read_again;
-use super::write::{Target, Written, unwritten};
+use super::write::{Target, Written};
 use super::{Core, errors, render};
 
 const ORPHAN: &str = "orphan";
@@ -77,7 +78,7 @@ fn success(
     call: &Call,
     (status, was): (StatusCode, &Bytes),
 ) -> Result<Response<Body>, ApiError> {
-    let was = super::codec::parse(was).map_err(ApiError::internal)?;
+    let was = codec::parse(was).map_err(ApiError::internal)?;
     let gvr = &call.def.gvr;
     let mut details = json!({"name": was.name(), "kind": gvr.resource, "uid": was.uid()});
     if !gvr.group.is_empty() {
@@ -107,7 +108,7 @@ pub(super) fn options(call: &Call, body: &Bytes) -> Result<DeleteOptions, ApiErr
         return DeleteOptions::new(&call.query, None);
     }
     let ty = named_type("meta.v1.DeleteOptions")?;
-    let sent = call.decode_as(body, ty, &Default::default())?;
+    let sent = call.decode_as(body, ty, &WriteOptions::default())?;
     DeleteOptions::new(&call.query, Some(&sent.into_value()))
 }
 
@@ -119,7 +120,7 @@ pub(super) async fn remove(
     options: &DeleteOptions,
 ) -> Result<Deleted, ApiError> {
     let def = &call.def;
-    let key = super::keys::local(call.namespace(), name);
+    let key = keys::local(call.namespace(), name);
     let target = Target {
         def,
         key: &key,

@@ -7,9 +7,14 @@ use crate::api::status::ApiError;
 use crate::client::Body;
 
 use super::call::Call;
-use super::{Core, errors, read};
+use super::part::Part;
+use super::{Core, errors, read, update};
 
-pub(super) async fn get(core: &Core, call: &Call) -> Result<Response<Body>, ApiError> {
+pub(super) async fn get(
+    core: &Core,
+    call: &Call,
+    part: Part,
+) -> Result<Response<Body>, ApiError> {
     let options = GetOptions::from_query(&call.query);
     let (def, key) = (&call.def, call.local_key());
     let at_least = read::revision("resourceVersion", &options.resource_version)?;
@@ -21,7 +26,5 @@ pub(super) async fn get(core: &Core, call: &Call) -> Result<Response<Body>, ApiE
         }
     };
     let item = item.ok_or_else(|| errors::not_found(def, &call.info.name))?;
-    let renderer = call.renderer(core);
-    let body = renderer.object(item.bytes())?;
-    Ok(renderer.respond(StatusCode::OK, body))
+    update::respond(core, call, part, (StatusCode::OK, item.bytes()))
 }

@@ -40,9 +40,9 @@ pub(super) struct Page {
     pub(super) items: Vec<Arc<Item>>,
     pub(super) revision: Revision,
     /// The last key of a page that is not the last one.
-    next: Option<String>,
+    pub(super) next: Option<String>,
     /// How many follow, where that is known.
-    remaining: Option<u64>,
+    pub(super) remaining: Option<u64>,
 }
 
 /// Where a page is read and how long it may be.

@@ -54,12 +54,6 @@ pub(super) async fn update(
     let body = read_body(body).await?;
     let mut sent = call.decode_as(&body, part.ty(&call.def)?, &options)?;
     prepare::check_name(call, &sent)?;
-    if part == Part::Scale {
-        let kind = (sent.api_version().to_owned(), sent.kind().to_owned());
-        tracing::trace!(?kind, "scale");
-    } else {
-        (call.def.rules.kind().default)(&mut sent);
-    }
     prepare::place(call, &mut sent)?;
     let manager = call.manager(&options);
     let change = Change {
@@ -69,30 +63,21 @@ pub(super) async fn update(
         dry_run: options.dry_run,
         make: &|_| Ok(sent.clone()),
     };
-    let must_say = NEVER_UNCONDITIONAL.contains(&call.def.storage.as_str());
-    let renderer = call.renderer(core);
-    if part != Part::Main || !may_create(core, call, &sent) {
-        if must_say && part == Part::Main && sent.resource_version().is_empty() {
-            // Told only where there is something to update.
-            core.stored(&call.def, &call.local_key())
-                .await?
-                .ok_or_else(|| errors::not_found(&call.def, &call.info.name))?;
-            return Err(unconditional(call));
-        }
-        let written = carry_out(core, call, &change).await?;
-        let written = written.ok_or_else(|| errors::not_found(&call.def, &call.info.name))?;
-        return respond(core, call, part, (StatusCode::OK, &written));
-    }
-    if core.stored(&call.def, &call.local_key()).await?.is_none() {
-        let made = create::make(core, call, sent, (Some(&manager), options.dry_run)).await?;
-        return Ok(renderer.respond(StatusCode::CREATED, renderer.object(&made)?));
-    }
-    if must_say && sent.resource_version().is_empty() {
+    let is_unconditional = part == Part::Main
+        && sent.resource_version().is_empty()
+        && NEVER_UNCONDITIONAL.contains(&call.def.storage.as_str());
+    if is_unconditional && core.stored(&call.def, &call.local_key()).await?.is_some() {
         return Err(unconditional(call));
     }
-    let written = carry_out(core, call, &change).await?;
-    let written = written.ok_or_else(|| errors::not_found(&call.def, &call.info.name))?;
-    respond(core, call, part, (StatusCode::OK, &written))
+    if let Some(written) = carry_out(core, call, &change).await? {
+        return respond(core, call, part, (StatusCode::OK, &written));
+    }
+    if part != Part::Main || !may_create(core, call, &sent) {
+        return Err(errors::not_found(&call.def, &call.info.name));
+    }
+    (call.def.rules.kind().default)(&mut sent);
+    let made = create::make(core, call, sent, (Some(&manager), options.dry_run)).await?;
+    respond(core, call, part, (StatusCode::CREATED, &made))
 }
 
 /// Whether an update may make the object: the kind allows it, and the user may create.

@@ -39,7 +39,8 @@ const EVENTS_PER_CHUNK_MAX: usize = 128;
 const CHUNK_BYTES: usize = 64 << 10;
 
 pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, ApiError> {
-    let options = ListOptions::from_query(&call.query)?;
+    // The verb may come from the path (`/watch/`); the options are those of a watch all the same.
+    let options = ListOptions::from_query(&format!("watch=1&{}", call.query))?;
     let mut renderer = call.renderer(core);
     match renderer.output.encoding {
         Encoding::Yaml => {

@@ -1,0 +1,7 @@
+//! Requests and answers, through [`Rest::handle`] on a store in memory.
+
+mod deletes;
+mod harness;
+mod reads;
+mod subresources;
+mod writes;
