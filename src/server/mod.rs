@@ -27,6 +27,7 @@ pub mod storage;
 
 mod datastore;
 mod error;
+mod grant;
 mod health;
 mod kubeconfig;
 mod nodes;
@@ -82,6 +83,7 @@ struct Opened {
     advertise: IpAddr,
     kept: Kept,
     registry: Arc<Registry>,
+    tokens: Arc<Tokens>,
     rest: Rest,
 }
 
@@ -153,9 +155,12 @@ impl Server {
         let secret = pki::server_secret(&folder.join("token"), token, pki.ca_pem())?;
         let kept = Kept::open(config, clock).await?;
         let registry = Arc::new(Registry::of(kinds::all()));
+        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+        let tokens = Arc::new(Tokens::new(pki.service_account_key(), &issuer));
         let limits = RestConfig {
             service_cidr: config.service_cidr,
             node_port_range: config.node_port_range.clone(),
+            tokens: Arc::clone(&tokens) as _,
         };
         let rest = Rest::new(
             limits,
@@ -173,6 +178,7 @@ impl Server {
             advertise,
             kept,
             registry,
+            tokens,
             rest,
         })
     }
@@ -183,8 +189,7 @@ impl Server {
         (clock, rng): (&Clock, &Rng),
         (health, tasks): (Health, &Tasks),
     ) -> Result<Handler, Error> {
-        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
-        let tokens = Arc::new(Tokens::new(opened.pki.service_account_key(), &issuer));
+        let tokens = Arc::clone(&opened.tokens);
         let cacher = opened.rest.cacher().clone();
         let ca_pem = opened.pki.ca_pem().to_owned();
         let authn = Authn::new(&ca_pem, Arc::clone(&tokens), cacher.clone(), clock.clone())?;
@@ -203,9 +208,11 @@ impl Server {
             clock.clone(),
         );
         let nodes = Arc::new(nodes::Unreachable);
+        let authz = Arc::new(Authz::new(cacher));
+        opened.rest.set_permission(Arc::clone(&authz) as _);
         Ok(Handler::new(Parts {
             authn: Arc::new(authn),
-            authz: Arc::new(Authz::new(cacher)),
+            authz,
             registry: Arc::clone(&opened.registry),
             rest,
             nodes: nodes.clone(),

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 
 use crate::api::codec::{self, Expect, MediaType, Mode};
@@ -157,19 +157,32 @@ impl Call {
 }
 
 /// Reads a whole body.
-pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        ApiError::too_large(format!(
-            "Request entity too large: limit is {BODY_BYTES_MAX}"
-        ))
-    };
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(ApiError::bad_request(format!(
-            "unable to read the request's body: {error}"
-        ))),
+pub(super) async fn read_body(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            ApiError::bad_request(format!("unable to read the request's body: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if first.is_empty() && rest.is_empty() {
+            // Most bodies come in one piece, which is not copied.
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(&first);
+        }
+        rest.extend_from_slice(&data);
+        if rest.len() > BODY_BYTES_MAX {
+            return Err(ApiError::too_large(format!(
+                "Request entity too large: limit is {BODY_BYTES_MAX}"
+            )));
+        }
     }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 /// The type of a resource's objects.
