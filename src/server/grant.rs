@@ -48,7 +48,12 @@ impl Permission for Authz {
             Verdict::Allowed(_) => Ok(()),
             Verdict::NotAllowed(_) => {
                 let why = asked.refusal();
-                Err(ApiError::forbidden(&info.group, &info.resource, &info.name, &why))
+                Err(ApiError::forbidden(
+                    &info.group,
+                    &info.resource,
+                    &info.name,
+                    &why,
+                ))
             }
         }
     }

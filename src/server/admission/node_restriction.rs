@@ -61,9 +61,9 @@ impl NodeRestriction {
             ("", "nodes") => own_node(attributes, node, object),
             ("", "serviceaccounts") => self.account(attributes, node, object).await,
             ("coordination.k8s.io", "leases") => lease(attributes, node),
-            ("storage.k8s.io", "csinodes") if attributes.name != node => {
-                Err(format!("can only access CSINode with the same name as the requesting node {node}"))
-            }
+            ("storage.k8s.io", "csinodes") if attributes.name != node => Err(format!(
+                "can only access CSINode with the same name as the requesting node {node}"
+            )),
             _ => Ok(()),
         }
     }
@@ -71,7 +71,9 @@ impl NodeRestriction {
     async fn eviction(&self, attributes: &Attributes<'_>, node: &str) -> Result<(), String> {
         let pod = self.pod(attributes.namespace, attributes.name).await?;
         if pod.text_at(&["spec", "nodeName"]) != node {
-            return Err(format!("node \"{node}\" can only evict pods with spec.nodeName set to itself"));
+            return Err(format!(
+                "node \"{node}\" can only evict pods with spec.nodeName set to itself"
+            ));
         }
         Ok(())
     }
@@ -108,7 +110,10 @@ impl NodeRestriction {
     }
 
     async fn pod(&self, namespace: &str, name: &str) -> Result<Object, String> {
-        let found = self.lookup.find("pods", &format!("{namespace}/{name}")).await;
+        let found = self
+            .lookup
+            .find("pods", &format!("{namespace}/{name}"))
+            .await;
         let found = found.map_err(|error| error.message)?;
         let found = found.ok_or_else(|| format!("pods \"{name}\" not found"))?;
         found.object().map_err(|error| error.to_string())
@@ -126,7 +131,10 @@ impl Plugin for NodeRestriction {
             return Ok(());
         };
         if node.is_empty() {
-            let why = format!("could not determine node from user \"{}\"", attributes.user.name);
+            let why = format!(
+                "could not determine node from user \"{}\"",
+                attributes.user.name
+            );
             return Err(attributes.forbidden(&why));
         }
         let checked = self.check(attributes, node, object).await;
@@ -153,7 +161,9 @@ fn pod(attributes: &Attributes<'_>, node: &str, object: Option<&Object>) -> Resu
             }
             Ok(())
         }
-        Operation::Update => Err(format!("unexpected operation \"UPDATE\", node \"{node}\" can only create and delete mirror pods")),
+        Operation::Update => Err(format!(
+            "unexpected operation \"UPDATE\", node \"{node}\" can only create and delete mirror pods"
+        )),
     }
 }
 
@@ -165,9 +175,13 @@ fn new_pod(node: &str, pod: &Object) -> Result<(), String> {
         ));
     }
     if pod.text_at(&["spec", "nodeName"]) != node {
-        return Err(format!("node \"{node}\" can only create pods with spec.nodeName set to itself"));
+        return Err(format!(
+            "node \"{node}\" can only create pods with spec.nodeName set to itself"
+        ));
     }
-    let owners = pod.at(&["metadata", "ownerReferences"]).and_then(Value::as_array);
+    let owners = pod
+        .at(&["metadata", "ownerReferences"])
+        .and_then(Value::as_array);
     for owner in owners.into_iter().flatten() {
         if owner["kind"] != "Node" || owner["apiVersion"] != "v1" || owner["name"] != node {
             return Err(format!(
@@ -176,7 +190,9 @@ fn new_pod(node: &str, pod: &Object) -> Result<(), String> {
         }
     }
     if !pod.text_at(&["spec", "serviceAccountName"]).is_empty() {
-        return Err(format!("node \"{node}\" can not create pods that reference a service account"));
+        return Err(format!(
+            "node \"{node}\" can not create pods that reference a service account"
+        ));
     }
     let volumes = pod.at(&["spec", "volumes"]).and_then(Value::as_array);
     for volume in volumes.into_iter().flatten() {
@@ -186,7 +202,9 @@ fn new_pod(node: &str, pod: &Object) -> Result<(), String> {
             ("persistentVolumeClaim", "persistentvolumeclaims"),
         ] {
             if volume.get(source).is_some() {
-                return Err(format!("node \"{node}\" can not create pods that reference {text}"));
+                return Err(format!(
+                    "node \"{node}\" can not create pods that reference {text}"
+                ));
             }
         }
     }
@@ -206,7 +224,9 @@ fn pod_status(
     }
     let labels = |pod: &Object| pod.at(&["metadata", "labels"]).cloned().unwrap_or_default();
     if object.is_some_and(|new| labels(new) != labels(old)) {
-        return Err(format!("node \"{node}\" cannot update labels through pod status"));
+        return Err(format!(
+            "node \"{node}\" cannot update labels through pod status"
+        ));
     }
     Ok(())
 }
@@ -221,13 +241,17 @@ fn own_node(
         name => name,
     };
     if name != node {
-        return Err(format!("node \"{node}\" is not allowed to modify node \"{name}\""));
+        return Err(format!(
+            "node \"{node}\" is not allowed to modify node \"{name}\""
+        ));
     }
     let Some(new) = object else {
         return Ok(());
     };
     if new.at(&["spec", "configSource"]).is_some() && attributes.operation == Operation::Create {
-        return Err(format!("node \"{node}\" is not allowed to create pods with a non-nil configSource"));
+        return Err(format!(
+            "node \"{node}\" is not allowed to create pods with a non-nil configSource"
+        ));
     }
     if let Some(old) = attributes.old
         && attributes.subresource.is_empty()
@@ -273,7 +297,10 @@ fn is_restricted(label: &str) -> bool {
         return false;
     };
     let below = |domain: &str| {
-        prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'))
+        prefix == domain
+            || prefix
+                .strip_suffix(domain)
+                .is_some_and(|p| p.ends_with('.'))
     };
     if below("node-restriction.kubernetes.io") {
         return true;
@@ -286,7 +313,9 @@ fn is_restricted(label: &str) -> bool {
 
 fn lease(attributes: &Attributes<'_>, node: &str) -> Result<(), String> {
     if attributes.namespace != LEASE_NAMESPACE {
-        return Err(format!("can only access leases in the \"{LEASE_NAMESPACE}\" system namespace"));
+        return Err(format!(
+            "can only access leases in the \"{LEASE_NAMESPACE}\" system namespace"
+        ));
     }
     // The name of a new lease is in the object; the attributes carry it too.
     if attributes.name != node {
@@ -301,7 +330,12 @@ mod tests {
 
     #[test]
     fn a_node_sets_only_labels_that_describe_it() {
-        for own in ["kubernetes.io/hostname", "a", "example.com/x", "node.kubernetes.io/x"] {
+        for own in [
+            "kubernetes.io/hostname",
+            "a",
+            "example.com/x",
+            "node.kubernetes.io/x",
+        ] {
             assert!(!is_restricted(own), "{own}");
         }
         for theirs in [

@@ -175,7 +175,9 @@ fn token_volume(name: &str) -> Value {
 
 /// A Pod without pull secrets of its own has those of its account.
 fn add_pull_secrets(pod: &mut Object, account: &Object) {
-    let own = pod.at(&["spec", "imagePullSecrets"]).and_then(Value::as_array);
+    let own = pod
+        .at(&["spec", "imagePullSecrets"])
+        .and_then(Value::as_array);
     let theirs = account.0.get("imagePullSecrets").and_then(Value::as_array);
     if own.is_none_or(Vec::is_empty)
         && let Some(theirs) = theirs.filter(|secrets| !secrets.is_empty())
@@ -203,8 +205,17 @@ mod tests {
         let spec = &pod.0["spec"];
         let volume = &spec["volumes"][0];
         assert!(volume["name"].as_str().unwrap().starts_with(VOLUME_PREFIX));
-        assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], volume["name"]);
-        assert_eq!(spec["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            spec["containers"][0]["volumeMounts"][0]["name"],
+            volume["name"]
+        );
+        assert_eq!(
+            spec["containers"][1]["volumeMounts"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
         let before = pod.clone();
         mount_token(&mut pod, &Rng::seeded(2));
         assert_eq!(pod, before);

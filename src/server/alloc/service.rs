@@ -55,9 +55,7 @@ pub(super) fn reserve(
     }
     ports(&mut reservation, service, old).map_err(|failure| match failure {
         PortFailure::Field(error) => invalid(error),
-        PortFailure::Full => {
-            ApiError::internal(format!("failed to allocate a nodePort: {FULL}"))
-        }
+        PortFailure::Full => ApiError::internal(format!("failed to allocate a nodePort: {FULL}")),
     })?;
     Ok(reservation)
 }
@@ -129,11 +127,7 @@ fn ports(
     Ok(())
 }
 
-fn take_port(
-    reservation: &mut Reservation,
-    path: String,
-    number: u32,
-) -> Result<(), PortFailure> {
+fn take_port(reservation: &mut Reservation, path: String, number: u32) -> Result<(), PortFailure> {
     let taken = reservation.take(Kind::Port, number);
     taken.map_err(|refusal| PortFailure::Field(port_refused(path, number, &refusal)))
 }
@@ -188,7 +182,11 @@ fn keep_ports(service: &mut Object, old: &Object) {
     let might = may_have_node_ports(old);
     let had = |number: u32| old_ports.iter().any(|port| node_port(port) == Some(number));
     let new_ports = child_mut(&mut service.0, "spec").get_mut("ports");
-    for port in new_ports.and_then(Value::as_array_mut).into_iter().flatten() {
+    for port in new_ports
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let same =
             |old: &&Value| old["port"] == port["port"] && old["protocol"] == port["protocol"];
         let before = old_ports.iter().find(same).and_then(node_port);
@@ -231,7 +229,11 @@ fn families(service: &mut Object, old: Option<&Object>) -> Result<(), FieldError
         let why = "not configured on this cluster";
         return Err(FieldError::invalid(path, &families[at], why));
     }
-    let default = if is_free { "RequireDualStack" } else { "SingleStack" };
+    let default = if is_free {
+        "RequireDualStack"
+    } else {
+        "SingleStack"
+    };
     let policy = policy.unwrap_or_else(|| default.to_owned());
     let families = match families.as_slice() {
         [] if policy == "RequireDualStack" => json!(["IPv4", "IPv6"]),
@@ -342,9 +344,9 @@ fn ip_refused(service: &Object, ip: Ipv4Addr, refusal: &Refusal) -> FieldError {
 fn port_refused(path: String, number: u32, refusal: &Refusal) -> FieldError {
     let why = match refusal {
         Refusal::Taken => PORT_TAKEN.to_owned(),
-        Refusal::Outside(range) => format!(
-            "provided port is not in the valid range. The range of valid ports is {range}"
-        ),
+        Refusal::Outside(range) => {
+            format!("provided port is not in the valid range. The range of valid ports is {range}")
+        }
         Refusal::Full => FULL.to_owned(),
     };
     FieldError::invalid(path, &number.into(), &why)

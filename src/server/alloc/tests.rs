@@ -48,7 +48,11 @@ async fn a_service_gets_an_address_and_ports_and_gives_them_back() {
     assert!(error.message.ends_with(
         "spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated"
     ));
-    assert_eq!(alloc.ips.lock().taken(), before, "a failed try keeps nothing");
+    assert_eq!(
+        alloc.ips.lock().taken(),
+        before,
+        "a failed try keeps nothing"
+    );
 
     alloc.reserve(None, Some(&web)).unwrap().commit();
     assert!(alloc.reserve(Some(&mut other), None).is_ok());

@@ -182,7 +182,11 @@ pub(super) async fn read_body(mut body: Body) -> Result<Bytes, ApiError> {
             )));
         }
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(if rest.is_empty() {
+        first
+    } else {
+        rest.freeze()
+    })
 }
 
 /// The type of a resource's objects.

@@ -147,7 +147,10 @@ pub(super) async fn remove(
             Plan::Remove if options.dry_run => (Written::Done(unwritten_stored(old)?), false),
             Plan::Mark(new) => {
                 let new = in_version(def, new);
-                (core.replace(target, &new, stored.revision, None).await?, true)
+                (
+                    core.replace(target, &new, stored.revision, None).await?,
+                    true,
+                )
             }
             Plan::Remove => {
                 let reservation = core.reserve(def, None, Some(old))?;
@@ -271,7 +274,10 @@ fn grace(def: &ResourceDef, old: &Object, options: &DeleteOptions) -> Grace {
     };
     if old.is_terminating() {
         let current = old.at(&["metadata", "deletionGracePeriodSeconds"]);
-        return match (current.and_then(Value::as_i64), options.grace_period_seconds) {
+        return match (
+            current.and_then(Value::as_i64),
+            options.grace_period_seconds,
+        ) {
             (None, _) => Grace::None,
             (Some(current), Some(wanted)) if wanted < current => Grace::Seconds(at_least(wanted)),
             _ => Grace::Pending,
@@ -334,8 +340,14 @@ fn raise_generation(object: &mut Object) {
 /// The finalizers after this delete: those of garbage collection as the options, the object and
 /// the kind say, in this order.
 fn finalizers(def: &ResourceDef, old: &Object, options: &DeleteOptions) -> Vec<String> {
-    let list = old.at(&["metadata", "finalizers"]).and_then(Value::as_array);
-    let list: Vec<&str> = list.into_iter().flatten().filter_map(Value::as_str).collect();
+    let list = old
+        .at(&["metadata", "finalizers"])
+        .and_then(Value::as_array);
+    let list: Vec<&str> = list
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let has = |name: &str| list.contains(&name);
     let (orphan, foreground) = match options.propagation {
         _ if def.storage == "events" => (false, false),

@@ -10,11 +10,7 @@ use super::call::Call;
 use super::part::Part;
 use super::{Core, errors, read, update};
 
-pub(super) async fn get(
-    core: &Core,
-    call: &Call,
-    part: Part,
-) -> Result<Response<Body>, ApiError> {
+pub(super) async fn get(core: &Core, call: &Call, part: Part) -> Result<Response<Body>, ApiError> {
     let options = GetOptions::from_query(&call.query);
     let (def, key) = (&call.def, call.local_key());
     let at_least = read::revision("resourceVersion", &options.resource_version)?;

@@ -263,6 +263,9 @@ mod tests {
         let more = pod(json!([{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]));
         assert!(wrong_ephemeral(&more, &old).is_empty());
         assert_eq!(wrong_ephemeral(&pod(json!([])), &old).len(), 1);
-        assert_eq!(wrong_ephemeral(&pod(json!([{"name": "a", "image": "z"}])), &old).len(), 1);
+        assert_eq!(
+            wrong_ephemeral(&pod(json!([{"name": "a", "image": "z"}])), &old).len(),
+            1
+        );
     }
 }

@@ -113,9 +113,8 @@ pub(super) fn generated_name(object: &Object, rng: &Rng) -> Option<String> {
 /// Puts what an update leaves out of the server's own fields back, and refuses one that is meant
 /// for another object or another version of it.
 pub(super) fn inherit(def: &ResourceDef, new: &mut Object, old: &Object) -> Result<(), ApiError> {
-    let conflict = |why: &str| {
-        ApiError::conflict(&def.gvr.group, &def.gvr.resource, old.name(), why)
-    };
+    let conflict =
+        |why: &str| ApiError::conflict(&def.gvr.group, &def.gvr.resource, old.name(), why);
     if !new.uid().is_empty() && new.uid() != old.uid() {
         return Err(conflict(&format!(
             "Precondition failed: UID in precondition: {}, UID in object meta: {}",

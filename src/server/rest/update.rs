@@ -165,7 +165,9 @@ async fn attempt(
     let def = &call.def;
     let kind = def.rules.kind();
     let old = versioned(call, stored);
-    let mut new = change.part.merge((change.make)(&change.part.view(&old))?, &old);
+    let mut new = change
+        .part
+        .merge((change.make)(&change.part.view(&old))?, &old);
     prepare::inherit(def, &mut new, &old)?;
     change.part.prepare(def, &mut new, &old);
     (kind.default)(&mut new);

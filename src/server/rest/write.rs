@@ -76,7 +76,10 @@ impl Core {
             value: value.clone(),
             ttl: (target.def.storage == "events").then_some(EVENT_TTL),
         };
-        match self.transact(target, write, precondition, reservation).await? {
+        match self
+            .transact(target, write, precondition, reservation)
+            .await?
+        {
             Ok(revision) => {
                 let served = codec::serve(&value, revision);
                 let served = served.map_err(|e| errors::storage(e, target.def, target.name))?;

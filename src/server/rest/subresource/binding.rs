@@ -45,7 +45,9 @@ pub(in crate::server::rest) async fn bind(
     };
     let mut admitted = binding.clone();
     core.admission.mutate(&attributes, &mut admitted).await?;
-    core.admission.validate(&attributes, Some(&admitted)).await?;
+    core.admission
+        .validate(&attributes, Some(&admitted))
+        .await?;
     let now = time::seconds(core.clock.now());
     let manager = call.manager(&options);
     let change = Change {
@@ -65,7 +67,11 @@ fn check(binding: &Object) -> Result<(), ApiError> {
     let kind = binding.text_at(&["target", "kind"]);
     if !matches!(kind, "" | "Node") {
         let supported = ["Node", "<empty>"];
-        wrong.push(FieldError::not_supported("target.kind", &kind.into(), &supported));
+        wrong.push(FieldError::not_supported(
+            "target.kind",
+            &kind.into(),
+            &supported,
+        ));
     }
     if binding.text_at(&["target", "name"]).is_empty() {
         wrong.push(FieldError::required("target.name", ""));
@@ -88,20 +94,27 @@ fn assign(pod: &Object, binding: &Object, now: &str) -> Result<Object, ApiError>
         ));
     }
     if pod.is_terminating() {
-        return refuse(format!("pod {name} is being deleted, cannot be assigned to a host"));
+        return refuse(format!(
+            "pod {name} is being deleted, cannot be assigned to a host"
+        ));
     }
     let node = pod.text_at(&["spec", "nodeName"]);
     if !node.is_empty() {
         return refuse(format!("pod {name} is already assigned to node \"{node}\""));
     }
-    let gates = pod.at(&["spec", "schedulingGates"]).and_then(Value::as_array);
+    let gates = pod
+        .at(&["spec", "schedulingGates"])
+        .and_then(Value::as_array);
     if gates.is_some_and(|gates| !gates.is_empty()) {
         return refuse(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     let mut pod = pod.clone();
     let node = binding.text_at(&["target", "name"]);
     child_mut(&mut pod.0, "spec").insert("nodeName".into(), node.into());
-    if let Some(annotations) = binding.at(&["metadata", "annotations"]).and_then(Value::as_object) {
+    if let Some(annotations) = binding
+        .at(&["metadata", "annotations"])
+        .and_then(Value::as_object)
+    {
         let own = child_mut(pod.metadata_mut(), "annotations");
         own.extend(annotations.clone());
     }

@@ -34,7 +34,9 @@ pub(in crate::server::rest) async fn evict(
         user: &call.user,
         old: None,
     };
-    core.admission.validate(&attributes, Some(&eviction)).await?;
+    core.admission
+        .validate(&attributes, Some(&eviction))
+        .await?;
     let wanted = eviction.0.get("deleteOptions");
     let mut wanted = DeleteOptions::new("", wanted)?;
     wanted.dry_run |= options.dry_run;

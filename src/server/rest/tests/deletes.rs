@@ -40,19 +40,34 @@ async fn a_pod_ends_in_its_grace_and_unscheduled_ones_at_once() {
     pod(&api, "free", "").await;
     let gone = api.ok(&format!("DELETE {PODS}/free"), Value::Null).await;
     assert_eq!(gone["kind"], "Pod");
-    assert_eq!(api.err(&format!("GET {PODS}/free"), Value::Null).await.0, 404);
+    assert_eq!(
+        api.err(&format!("GET {PODS}/free"), Value::Null).await.0,
+        404
+    );
 
     pod(&api, "bound", "n1").await;
     let line = format!("DELETE {PODS}/bound");
     let marked = api.ok(&line, Value::Null).await;
     assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 20);
-    assert_eq!(marked["metadata"]["deletionTimestamp"], "2026-01-02T03:04:25Z");
+    assert_eq!(
+        marked["metadata"]["deletionTimestamp"],
+        "2026-01-02T03:04:25Z"
+    );
     let longer = api.ok(&line, json!({"gracePeriodSeconds": 60})).await;
-    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 20, "never longer");
+    assert_eq!(
+        longer["metadata"]["deletionGracePeriodSeconds"], 20,
+        "never longer"
+    );
     let shorter = api.ok(&line, json!({"gracePeriodSeconds": 5})).await;
-    assert_eq!(shorter["metadata"]["deletionTimestamp"], "2026-01-02T03:04:10Z");
+    assert_eq!(
+        shorter["metadata"]["deletionTimestamp"],
+        "2026-01-02T03:04:10Z"
+    );
     api.ok(&line, json!({"gracePeriodSeconds": 0})).await;
-    assert_eq!(api.err(&format!("GET {PODS}/bound"), Value::Null).await.0, 404);
+    assert_eq!(
+        api.err(&format!("GET {PODS}/bound"), Value::Null).await.0,
+        404
+    );
 }
 
 #[tokio::test]
@@ -70,7 +85,9 @@ async fn finalizers_hold_an_object_until_the_last_is_gone() {
     let line = format!("PATCH {MAPS}/a | {MERGE}");
     let more = json!({"metadata": {"finalizers": ["x/y", "new/one"]}});
     assert_eq!(api.err(&line, more).await.0, 422);
-    let last = api.ok(&line, json!({"metadata": {"finalizers": null}})).await;
+    let last = api
+        .ok(&line, json!({"metadata": {"finalizers": null}}))
+        .await;
     assert_eq!(last["metadata"].get("finalizers"), None);
     assert_eq!(api.err(&format!("GET {MAPS}/a"), Value::Null).await.0, 404);
     assert_eq!(events.line().await, "MODIFIED a");
@@ -117,13 +134,21 @@ async fn a_collection_is_deleted_as_selected() {
 #[tokio::test]
 async fn a_namespace_ends_when_it_is_finalized() {
     let api = Api::new().await;
-    let made = api.ok("POST /api/v1/namespaces", json!({"metadata": {"name": "n"}})).await;
+    let made = api
+        .ok(
+            "POST /api/v1/namespaces",
+            json!({"metadata": {"name": "n"}}),
+        )
+        .await;
     assert_eq!(made["spec"]["finalizers"], json!(["kubernetes"]));
     assert_eq!(made["status"]["phase"], "Active");
     let marked = api.ok("DELETE /api/v1/namespaces/n", Value::Null).await;
     assert_eq!(marked["status"]["phase"], "Terminating");
     let again = api.ok("DELETE /api/v1/namespaces/n", Value::Null).await;
-    assert_eq!(again["metadata"]["deletionTimestamp"], marked["metadata"]["deletionTimestamp"]);
+    assert_eq!(
+        again["metadata"]["deletionTimestamp"],
+        marked["metadata"]["deletionTimestamp"]
+    );
     let map = json!({"metadata": {"name": "a"}});
     let (code, message) = api.err("POST /api/v1/namespaces/n/configmaps", map).await;
     assert_eq!(
@@ -138,12 +163,21 @@ async fn a_namespace_ends_when_it_is_finalized() {
     let mut kept = done.clone();
     kept["spec"]["finalizers"] = json!([]);
     let kept = api.ok("PUT /api/v1/namespaces/n", kept).await;
-    assert_eq!(kept["spec"]["finalizers"], json!(["kubernetes"]), "only by finalize");
+    assert_eq!(
+        kept["spec"]["finalizers"],
+        json!(["kubernetes"]),
+        "only by finalize"
+    );
     done["spec"]["finalizers"] = json!([]);
     done["metadata"]["resourceVersion"] = kept["metadata"]["resourceVersion"].clone();
     api.ok("PUT /api/v1/namespaces/n/finalize", done).await;
-    assert_eq!(api.err("GET /api/v1/namespaces/n", Value::Null).await.0, 404);
-    let refused = api.err("DELETE /api/v1/namespaces/default", Value::Null).await;
+    assert_eq!(
+        api.err("GET /api/v1/namespaces/n", Value::Null).await.0,
+        404
+    );
+    let refused = api
+        .err("DELETE /api/v1/namespaces/default", Value::Null)
+        .await;
     let why = "namespaces \"default\" is forbidden: this namespace may not be deleted";
     assert_eq!(refused, (403, why.to_owned()));
 }

@@ -36,7 +36,10 @@ impl TokenIssuer for Tokens {
 
     fn issue(&self, wish: &TokenWish, _now: Timestamp) -> Result<String, ApiError> {
         let pod = wish.pod.as_ref().map(|pod| pod.name.as_str());
-        Ok(format!("token of {} for {pod:?}", wish.service_account.name))
+        Ok(format!(
+            "token of {} for {pod:?}",
+            wish.service_account.name
+        ))
     }
 }
 
@@ -52,8 +55,11 @@ impl Api {
     /// With the namespace `default` and its service account.
     pub(super) async fn new() -> Self {
         let api = Self::over(Mvcc::in_memory()).await;
-        api.ok("POST /api/v1/namespaces", json!({"metadata": {"name": "default"}}))
-            .await;
+        api.ok(
+            "POST /api/v1/namespaces",
+            json!({"metadata": {"name": "default"}}),
+        )
+        .await;
         let account = json!({"metadata": {"name": "default"}});
         api.ok("POST /api/v1/namespaces/default/serviceaccounts", account)
             .await;
@@ -114,7 +120,10 @@ impl Api {
                 let code = response.status().as_u16();
                 let bytes = response.into_body().collect().await.unwrap().to_bytes();
                 let value = serde_json::from_slice(&bytes);
-                (code, value.unwrap_or_else(|_| panic!("not JSON: {bytes:?}")))
+                (
+                    code,
+                    value.unwrap_or_else(|_| panic!("not JSON: {bytes:?}")),
+                )
             }
             Err(error) => (error.code, error.to_status()),
         }
@@ -131,7 +140,10 @@ impl Api {
     pub(super) async fn err(&self, line: &str, body: impl Into<Value>) -> (u16, String) {
         let (code, value) = self.call(line, body).await;
         assert!(code >= 400, "{line}: {code} {value:#}");
-        (code, value["message"].as_str().unwrap_or_default().to_owned())
+        (
+            code,
+            value["message"].as_str().unwrap_or_default().to_owned(),
+        )
     }
 
     /// Opens a watch.
@@ -176,7 +188,11 @@ impl Events {
     pub(super) async fn line(&mut self) -> String {
         let event = self.next().await.expect("one more event");
         let name = event["object"]["metadata"]["name"].as_str();
-        format!("{} {}", event["type"].as_str().unwrap(), name.unwrap_or("-"))
+        format!(
+            "{} {}",
+            event["type"].as_str().unwrap(),
+            name.unwrap_or("-")
+        )
     }
 }
 

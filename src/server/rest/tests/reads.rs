@@ -27,7 +27,10 @@ async fn a_created_object_is_read_listed_and_selected() {
     make(&api, &["b", "a", "c"]).await;
     let made = api.ok(&format!("GET {MAPS}/a"), Value::Null).await;
     assert_eq!(made["kind"], "ConfigMap");
-    assert_eq!(made["metadata"]["creationTimestamp"], "2026-01-02T03:04:05Z");
+    assert_eq!(
+        made["metadata"]["creationTimestamp"],
+        "2026-01-02T03:04:05Z"
+    );
     let list = api.ok(&format!("GET {MAPS}"), Value::Null).await;
     assert_eq!(list["kind"], "ConfigMapList");
     assert_eq!(names(&list), ["a", "b", "c"]);
@@ -92,9 +95,15 @@ async fn a_list_is_as_new_or_as_old_as_asked_for() {
     let api = Api::new().await;
     make(&api, &["a"]).await;
     let before = api.ok(&format!("GET {MAPS}"), Value::Null).await;
-    let before = before["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let before = before["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     make(&api, &["b"]).await;
-    assert_eq!(names(&api.ok(&format!("GET {MAPS}"), Value::Null).await).len(), 2);
+    assert_eq!(
+        names(&api.ok(&format!("GET {MAPS}"), Value::Null).await).len(),
+        2
+    );
     let exact = format!("GET {MAPS}?resourceVersionMatch=Exact&resourceVersion={before}");
     assert_eq!(names(&api.ok(&exact, Value::Null).await), ["a"]);
     let newer = format!("GET {MAPS}?resourceVersionMatch=NotOlderThan&resourceVersion={before}");
@@ -123,17 +132,27 @@ async fn a_table_has_columns_and_rows_and_metadata_comes_alone() {
     let object = &table["rows"][1]["object"];
     assert_eq!(object["kind"], "PartialObjectMetadata");
     assert_eq!(object["metadata"]["name"], "b");
-    let one = api.ok(&format!("GET {MAPS}/a | {accept}"), Value::Null).await;
+    let one = api
+        .ok(&format!("GET {MAPS}/a | {accept}"), Value::Null)
+        .await;
     assert_eq!(one["rows"].as_array().unwrap().len(), 1);
     let accept = "accept: application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
     let list = api.ok(&format!("GET {MAPS} | {accept}"), Value::Null).await;
     assert_eq!(list["kind"], "PartialObjectMetadataList");
     assert_eq!(names(&list), ["a", "b"]);
     let refused = api
-        .err(&format!("GET {MAPS} | accept: application/vnd.kubernetes.protobuf"), Value::Null)
+        .err(
+            &format!("GET {MAPS} | accept: application/vnd.kubernetes.protobuf"),
+            Value::Null,
+        )
         .await;
     assert_eq!(refused.0, 406);
-    let yaml = api.send(&format!("GET {MAPS}/a | accept: application/yaml"), Value::Null).await;
+    let yaml = api
+        .send(
+            &format!("GET {MAPS}/a | accept: application/yaml"),
+            Value::Null,
+        )
+        .await;
     assert_eq!(yaml.unwrap().headers()["content-type"], "application/yaml");
 }
 
@@ -159,8 +178,14 @@ async fn a_watch_sees_every_change_as_its_selector_does() {
     let gone = selected.next().await.unwrap();
     assert_eq!(gone["type"], "DELETED");
     let metadata = &gone["object"]["metadata"];
-    assert_eq!(metadata["labels"]["on"], "yes", "the object as it last was for the watcher");
-    assert_eq!(metadata["resourceVersion"], off["metadata"]["resourceVersion"]);
+    assert_eq!(
+        metadata["labels"]["on"], "yes",
+        "the object as it last was for the watcher"
+    );
+    assert_eq!(
+        metadata["resourceVersion"],
+        off["metadata"]["resourceVersion"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,13 +195,17 @@ async fn a_watch_resumes_marks_its_progress_and_ends() {
     let list = api.ok(&format!("GET {MAPS}"), Value::Null).await;
     let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
     make(&api, &["b"]).await;
-    let query = format!("{MAPS}?resourceVersion={revision}&allowWatchBookmarks=1&timeoutSeconds=90");
+    let query =
+        format!("{MAPS}?resourceVersion={revision}&allowWatchBookmarks=1&timeoutSeconds=90");
     let mut events = api.watch(&query).await;
     assert_eq!(events.line().await, "ADDED b");
     let bookmark = events.next().await.unwrap();
     assert_eq!(bookmark["type"], "BOOKMARK");
     let now = api.store.current().await.unwrap().0.to_string();
-    assert_eq!(bookmark["object"]["metadata"]["resourceVersion"], now.as_str());
+    assert_eq!(
+        bookmark["object"]["metadata"]["resourceVersion"],
+        now.as_str()
+    );
     assert_eq!(bookmark["object"]["kind"], "ConfigMap");
     assert_eq!(events.next().await, None);
 }
@@ -200,16 +229,30 @@ async fn initial_events_end_with_a_marked_bookmark() {
 async fn a_watch_of_one_object_and_of_tables() {
     let api = Api::new().await;
     make(&api, &["a", "b"]).await;
-    let mut one = api.watch(&format!("{MAPS}?fieldSelector=metadata.name%3Db")).await;
+    let mut one = api
+        .watch(&format!("{MAPS}?fieldSelector=metadata.name%3Db"))
+        .await;
     assert_eq!(one.line().await, "ADDED b");
     let accept = "accept: application/json;as=Table;v=v1;g=meta.k8s.io";
-    let response = api.send(&format!("WATCH {MAPS} | {accept}"), Value::Null).await;
+    let response = api
+        .send(&format!("WATCH {MAPS} | {accept}"), Value::Null)
+        .await;
     let mut body = response.unwrap().into_body();
-    let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+    let frame = http_body_util::BodyExt::frame(&mut body)
+        .await
+        .unwrap()
+        .unwrap();
     let text = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
-    let events: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let events: Vec<Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
     assert_eq!(events[0]["object"]["kind"], "Table");
-    let columns = |at: usize| events[at]["object"]["columnDefinitions"].as_array().map(Vec::len);
+    let columns = |at: usize| {
+        events[at]["object"]["columnDefinitions"]
+            .as_array()
+            .map(Vec::len)
+    };
     assert!(columns(0) > Some(1) && columns(1) == Some(0));
 }
 
@@ -228,7 +271,10 @@ async fn a_watch_goes_on_across_a_restart_or_is_told_it_cannot() {
     let third = Api::over(Arc::clone(&api.store)).await;
     let mut events = third.watch(&query).await;
     let error = events.next().await.unwrap();
-    assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!(
+        (&error["type"], &error["object"]["code"]),
+        (&json!("ERROR"), &json!(410))
+    );
     assert_eq!(error["object"]["reason"], "Expired");
     assert_eq!(events.next().await, None);
 }
@@ -241,13 +287,20 @@ async fn events_of_both_groups_are_the_same_objects() {
         "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
         "message": "text", "type": "Normal",
     });
-    api.ok("POST /api/v1/namespaces/default/events", event).await;
+    api.ok("POST /api/v1/namespaces/default/events", event)
+        .await;
     let path = "/apis/events.k8s.io/v1/namespaces/default/events";
     let new = api.ok(&format!("GET {path}/e"), Value::Null).await;
     assert_eq!(new["apiVersion"], "events.k8s.io/v1");
-    assert_eq!((&new["regarding"]["name"], &new["note"]), (&json!("p"), &json!("text")));
+    assert_eq!(
+        (&new["regarding"]["name"], &new["note"]),
+        (&json!("p"), &json!("text"))
+    );
     let list = api
-        .ok("GET /api/v1/events?fieldSelector=involvedObject.name%3Dp", Value::Null)
+        .ok(
+            "GET /api/v1/events?fieldSelector=involvedObject.name%3Dp",
+            Value::Null,
+        )
         .await;
     assert_eq!(names(&list), ["e"]);
     let list = api.ok(&format!("GET {path}"), Value::Null).await;

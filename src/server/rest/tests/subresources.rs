@@ -25,17 +25,29 @@ async fn a_pod_is_bound_once_by_either_path() {
     let api = Api::new().await;
     pod(&api, "p").await;
     pod(&api, "q").await;
-    let (code, done) = api.call(&format!("POST {PODS}/p/binding"), binding("p", "n1")).await;
+    let (code, done) = api
+        .call(&format!("POST {PODS}/p/binding"), binding("p", "n1"))
+        .await;
     assert_eq!((code, &done["status"]), (201, &json!("Success")));
     let bound = api.ok(&format!("GET {PODS}/p"), Value::Null).await;
     assert_eq!(bound["spec"]["nodeName"], "n1");
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
-    let again = api.err(&format!("POST {PODS}/p/binding"), binding("p", "n2")).await;
+    let again = api
+        .err(&format!("POST {PODS}/p/binding"), binding("p", "n2"))
+        .await;
     assert_eq!(again.0, 409);
     let path = "/api/v1/namespaces/default/bindings";
     api.ok(&format!("POST {path}"), binding("q", "n1")).await;
-    assert_eq!(api.err(&format!("POST {path}"), binding("none", "n1")).await.0, 404);
-    assert_eq!(api.err(&format!("POST {path}"), binding("q", "")).await.0, 422);
+    assert_eq!(
+        api.err(&format!("POST {path}"), binding("none", "n1"))
+            .await
+            .0,
+        404
+    );
+    assert_eq!(
+        api.err(&format!("POST {path}"), binding("q", "")).await.0,
+        422
+    );
     let on_node = format!("GET {PODS}?fieldSelector=spec.nodeName%3Dn1");
     let list = api.ok(&on_node, Value::Null).await;
     assert_eq!(list["items"].as_array().unwrap().len(), 2);
@@ -45,7 +57,8 @@ async fn a_pod_is_bound_once_by_either_path() {
 async fn an_eviction_deletes_and_a_status_is_the_nodes() {
     let mut api = Api::new().await;
     let made = pod(&api, "p").await;
-    api.ok(&format!("POST {PODS}/p/binding"), binding("p", "n1")).await;
+    api.ok(&format!("POST {PODS}/p/binding"), binding("p", "n1"))
+        .await;
     api.user = User {
         name: "system:node:n1".to_owned(),
         groups: vec!["system:nodes".to_owned()],
@@ -57,7 +70,10 @@ async fn an_eviction_deletes_and_a_status_is_the_nodes() {
     api.user.name = "system:node:n2".to_owned();
     let (code, message) = api.err(&line, json!({"status": {"phase": "Failed"}})).await;
     assert_eq!(code, 403);
-    assert!(message.contains("node \"n2\" can only update pod status"), "{message}");
+    assert!(
+        message.contains("node \"n2\" can only update pod status"),
+        "{message}"
+    );
     let eviction = json!({
         "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"},
         "deleteOptions": {"gracePeriodSeconds": 3},
@@ -87,18 +103,35 @@ async fn a_scale_is_read_and_written() {
     });
     api.ok(&format!("POST {path}"), set).await;
     let mut scale = api.ok(&format!("GET {path}/web/scale"), Value::Null).await;
-    assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(1)));
+    assert_eq!(
+        (&scale["kind"], &scale["spec"]["replicas"]),
+        (&json!("Scale"), &json!(1))
+    );
     assert_eq!(scale["status"]["selector"], "app=web");
     scale["spec"]["replicas"] = 3.into();
-    let scaled = api.ok(&format!("PUT {path}/web/scale"), scale.clone()).await;
+    let scaled = api
+        .ok(&format!("PUT {path}/web/scale"), scale.clone())
+        .await;
     assert_eq!(scaled["spec"]["replicas"], 3);
-    assert_eq!(api.err(&format!("PUT {path}/web/scale"), scale).await.0, 409);
+    assert_eq!(
+        api.err(&format!("PUT {path}/web/scale"), scale).await.0,
+        409
+    );
     let patch = json!({"spec": {"replicas": 4}});
-    api.ok(&format!("PATCH {path}/web/scale | {MERGE}"), patch).await;
+    api.ok(&format!("PATCH {path}/web/scale | {MERGE}"), patch)
+        .await;
     let set = api.ok(&format!("GET {path}/web"), Value::Null).await;
-    assert_eq!((&set["spec"]["replicas"], &set["metadata"]["generation"]), (&json!(4), &json!(3)));
+    assert_eq!(
+        (&set["spec"]["replicas"], &set["metadata"]["generation"]),
+        (&json!(4), &json!(3))
+    );
     let negative = json!({"spec": {"replicas": -1}});
-    assert_eq!(api.err(&format!("PATCH {path}/web/scale | {MERGE}"), negative).await.0, 422);
+    assert_eq!(
+        api.err(&format!("PATCH {path}/web/scale | {MERGE}"), negative)
+            .await
+            .0,
+        422
+    );
 }
 
 #[tokio::test]
@@ -114,7 +147,10 @@ async fn a_token_is_bound_to_a_pod_of_its_account() {
     };
     let token = api.ok(line, request(&made["metadata"]["uid"])).await;
     assert_eq!(token["status"]["token"], "token of default for Some(\"p\")");
-    assert_eq!(token["status"]["expirationTimestamp"], "2026-01-02T03:14:05Z");
+    assert_eq!(
+        token["status"]["expirationTimestamp"],
+        "2026-01-02T03:14:05Z"
+    );
     assert_eq!(api.err(line, request(&json!("other"))).await.0, 409);
     let short = json!({"spec": {"audiences": ["a"], "expirationSeconds": 10}});
     assert_eq!(api.err(line, short).await.0, 422);
@@ -126,8 +162,10 @@ async fn a_token_is_bound_to_a_pod_of_its_account() {
 async fn an_ephemeral_container_is_added_and_stays() {
     let api = Api::new().await;
     pod(&api, "p").await;
-    let line = format!("PATCH {PODS}/p/ephemeralcontainers | \
-        content-type: application/strategic-merge-patch+json");
+    let line = format!(
+        "PATCH {PODS}/p/ephemeralcontainers | \
+        content-type: application/strategic-merge-patch+json"
+    );
     let added = json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "b"}]}});
     let pod = api.ok(&line, added).await;
     assert_eq!(pod["spec"]["ephemeralContainers"][0]["name"], "debug");
@@ -135,5 +173,10 @@ async fn an_ephemeral_container_is_added_and_stays() {
     assert_eq!(api.err(&line, changed).await.0, 422);
     let missing = format!("PATCH {PODS}/none/ephemeralcontainers | {MERGE}");
     assert_eq!(api.err(&missing, json!({})).await.0, 404);
-    assert_eq!(api.err(&format!("GET {PODS}/p/nothing"), Value::Null).await.0, 404);
+    assert_eq!(
+        api.err(&format!("GET {PODS}/p/nothing"), Value::Null)
+            .await
+            .0,
+        404
+    );
 }

@@ -20,7 +20,10 @@ async fn a_create_fills_in_what_the_server_knows() {
     assert_eq!(meta["uid"].as_str().unwrap().len(), 36);
     assert_eq!(meta["managedFields"][0]["manager"], "test");
     assert_eq!(meta["managedFields"][0]["operation"], "Update");
-    assert_eq!(meta["managedFields"][0]["fieldsV1"]["f:data"]["f:k"], json!({}));
+    assert_eq!(
+        meta["managedFields"][0]["fieldsV1"]["f:data"]["f:k"],
+        json!({})
+    );
     let read = api.ok(&format!("GET {MAPS}/a"), Value::Null).await;
     assert_eq!(read, made);
     let twice = api.err(&format!("POST {MAPS}"), map("a")).await;
@@ -33,12 +36,19 @@ async fn names_are_generated_and_wrong_ones_refused() {
     let wanted = json!({"metadata": {"generateName": "web-"}});
     let first = api.ok(&format!("POST {MAPS}"), wanted.clone()).await;
     let second = api.ok(&format!("POST {MAPS}"), wanted).await;
-    assert!(first["metadata"]["name"].as_str().unwrap().starts_with("web-"));
+    assert!(
+        first["metadata"]["name"]
+            .as_str()
+            .unwrap()
+            .starts_with("web-")
+    );
     assert_ne!(first["metadata"]["name"], second["metadata"]["name"]);
     let (code, message) = api.err(&format!("POST {MAPS}"), map("No_Good")).await;
     assert_eq!(code, 422);
     assert!(message.starts_with("ConfigMap \"No_Good\" is invalid: metadata.name: Invalid value"));
-    let (code, message) = api.err(&format!("POST {MAPS}"), json!({"metadata": {}})).await;
+    let (code, message) = api
+        .err(&format!("POST {MAPS}"), json!({"metadata": {}}))
+        .await;
     assert_eq!(code, 422);
     assert!(message.contains("metadata.name: Required value: name or generateName is required"));
     let elsewhere = json!({"metadata": {"name": "a", "namespace": "other"}});
@@ -46,7 +56,9 @@ async fn names_are_generated_and_wrong_ones_refused() {
     let why =
         "the namespace of the provided object does not match the namespace sent on the request";
     assert_eq!((code, message.as_str()), (400, why));
-    let (code, _) = api.err("POST /api/v1/namespaces/none/configmaps", map("a")).await;
+    let (code, _) = api
+        .err("POST /api/v1/namespaces/none/configmaps", map("a"))
+        .await;
     assert_eq!(code, 404);
     assert_eq!(api.err("POST /api/v1/configmaps", map("a")).await.0, 405);
 }
@@ -69,11 +81,21 @@ async fn an_update_needs_the_version_it_is_based_on_or_none() {
     );
     let forced = api.ok(&format!("PUT {MAPS}/a"), map("a")).await;
     assert_eq!(forced["data"]["k"], "v");
-    assert_eq!(forced["metadata"]["creationTimestamp"], made["metadata"]["creationTimestamp"]);
+    assert_eq!(
+        forced["metadata"]["creationTimestamp"],
+        made["metadata"]["creationTimestamp"]
+    );
     let before = api.store.current().await.unwrap();
     let same = api.ok(&format!("PUT {MAPS}/a"), map("a")).await;
-    assert_eq!(same["metadata"]["resourceVersion"], forced["metadata"]["resourceVersion"]);
-    assert_eq!(api.store.current().await.unwrap(), before, "nothing is written");
+    assert_eq!(
+        same["metadata"]["resourceVersion"],
+        forced["metadata"]["resourceVersion"]
+    );
+    assert_eq!(
+        api.store.current().await.unwrap(),
+        before,
+        "nothing is written"
+    );
     assert_eq!(api.err(&format!("PUT {MAPS}/b"), map("b")).await.0, 404);
     let (code, message) = api.err(&format!("PUT {MAPS}/b"), map("a")).await;
     let why = "the name of the object (a) does not match the name on the URL (b)";
@@ -102,10 +124,18 @@ async fn all_kinds_of_patches_edit() {
     let stale = json!({"metadata": {"resourceVersion": "1"}, "data": {"x": "y"}});
     assert_eq!(api.err(&format!("{line} | {MERGE}"), stale).await.0, 409);
     let header = "content-type: text/plain";
-    assert_eq!(api.err(&format!("{line} | {header}"), json!({})).await.0, 415);
+    assert_eq!(
+        api.err(&format!("{line} | {header}"), json!({})).await.0,
+        415
+    );
     let renamed = json!({"metadata": {"name": "b"}});
     assert_eq!(api.err(&format!("{line} | {MERGE}"), renamed).await.0, 400);
-    assert_eq!(api.err(&format!("PATCH {MAPS}/none | {MERGE}"), json!({})).await.0, 404);
+    assert_eq!(
+        api.err(&format!("PATCH {MAPS}/none | {MERGE}"), json!({}))
+            .await
+            .0,
+        404
+    );
 }
 
 #[tokio::test]
@@ -131,7 +161,10 @@ async fn server_side_apply_makes_owns_and_conflicts() {
     assert_eq!(again, made, "nothing changes");
     let (code, message) = api.err(&line("two", ""), config("2")).await;
     assert_eq!(code, 409);
-    assert_eq!(message, "Apply failed with 1 conflict: conflict with \"one\": .data.k");
+    assert_eq!(
+        message,
+        "Apply failed with 1 conflict: conflict with \"one\": .data.k"
+    );
     let taken = api.ok(&line("two", "&force=true"), config("2")).await;
     assert_eq!(taken["data"]["k"], "2");
     let removed = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
@@ -151,12 +184,18 @@ async fn a_dry_run_answers_and_writes_nothing() {
     assert_eq!(api.err(&format!("GET {MAPS}/a"), Value::Null).await.0, 404);
     assert_eq!(api.store.current().await.unwrap(), before);
     api.ok(&format!("POST {MAPS}"), map("a")).await;
-    assert_eq!(api.err(&format!("POST {MAPS}?dryRun=All"), map("a")).await.0, 409);
+    assert_eq!(
+        api.err(&format!("POST {MAPS}?dryRun=All"), map("a"))
+            .await
+            .0,
+        409
+    );
     let before = api.store.current().await.unwrap();
     let patch = json!({"data": {"k": "w"}});
     let line = format!("PATCH {MAPS}/a?dryRun=All | {MERGE}");
     assert_eq!(api.ok(&line, patch).await["data"]["k"], "w");
-    api.ok(&format!("DELETE {MAPS}/a?dryRun=All"), Value::Null).await;
+    api.ok(&format!("DELETE {MAPS}/a?dryRun=All"), Value::Null)
+        .await;
     assert_eq!(api.store.current().await.unwrap(), before);
 }
 
@@ -164,13 +203,22 @@ async fn a_dry_run_answers_and_writes_nothing() {
 async fn unknown_fields_are_warned_of_or_refused() {
     let api = Api::new().await;
     let odd = json!({"metadata": {"name": "a"}, "dato": {}});
-    let response = api.send(&format!("POST {MAPS}"), odd.clone()).await.unwrap();
+    let response = api
+        .send(&format!("POST {MAPS}"), odd.clone())
+        .await
+        .unwrap();
     let warning = response.headers()["warning"].to_str().unwrap();
-    assert!(warning.starts_with("299 - \"unknown field") && warning.contains("dato"), "{warning}");
+    assert!(
+        warning.starts_with("299 - \"unknown field") && warning.contains("dato"),
+        "{warning}"
+    );
     let strict = format!("POST {MAPS}?fieldValidation=Strict");
     let (code, message) = api.err(&strict, odd).await;
     assert_eq!(code, 400);
-    assert!(message.contains("strict decoding error: unknown field"), "{message}");
+    assert!(
+        message.contains("strict decoding error: unknown field"),
+        "{message}"
+    );
     let wrong = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
     assert_eq!(api.err(&format!("POST {MAPS}"), wrong).await.0, 400);
     assert_eq!(api.err(&format!("POST {MAPS}"), "not json").await.0, 400);
@@ -195,9 +243,16 @@ async fn generation_counts_changes_of_the_spec_alone() {
     assert_eq!(made["metadata"]["generation"], 1);
     assert_ne!(made["status"]["replicas"], 7);
     let line = format!("PATCH {path}/web | {MERGE}");
-    let labelled = api.ok(&line, json!({"metadata": {"labels": {"a": "b"}}})).await;
+    let labelled = api
+        .ok(&line, json!({"metadata": {"labels": {"a": "b"}}}))
+        .await;
     assert_eq!(labelled["metadata"]["generation"], 1);
-    let scaled = api.ok(&line, json!({"spec": {"replicas": 2}, "status": {"replicas": 9}})).await;
+    let scaled = api
+        .ok(
+            &line,
+            json!({"spec": {"replicas": 2}, "status": {"replicas": 9}}),
+        )
+        .await;
     assert_eq!(scaled["metadata"]["generation"], 2);
     assert_ne!(scaled["status"]["replicas"], 9);
     let status = format!("PATCH {path}/web/status | {MERGE}");
@@ -233,13 +288,19 @@ async fn services_get_addresses_that_nobody_else_has() {
         })
     };
     let made = api.ok(&format!("POST {path}"), service("a")).await;
-    let (ip, port) = (&made["spec"]["clusterIP"], &made["spec"]["ports"][0]["nodePort"]);
+    let (ip, port) = (
+        &made["spec"]["clusterIP"],
+        &made["spec"]["ports"][0]["nodePort"],
+    );
     assert!(ip.is_string() && port.is_number(), "{made:#}");
     let mut same = service("b");
     same["spec"]["clusterIP"] = ip.clone();
     let (code, message) = api.err(&format!("POST {path}"), same.clone()).await;
     assert_eq!(code, 422);
-    assert!(message.contains("provided IP is already allocated"), "{message}");
+    assert!(
+        message.contains("provided IP is already allocated"),
+        "{message}"
+    );
     let kept = api.ok(&format!("PUT {path}/a"), service("a")).await;
     assert_eq!(kept["spec"]["clusterIP"], *ip);
     api.ok(&format!("DELETE {path}/a"), Value::Null).await;
@@ -260,7 +321,10 @@ async fn pods_run_as_an_account_with_its_token() {
     assert_eq!(spec["priority"], 0);
     assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
     let mount = &spec["containers"][0]["volumeMounts"][0];
-    assert_eq!(mount["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount");
+    assert_eq!(
+        mount["mountPath"],
+        "/var/run/secrets/kubernetes.io/serviceaccount"
+    );
     let mut other = pod;
     other["spec"]["serviceAccountName"] = "none".into();
     other["metadata"]["name"] = "q".into();
