@@ -247,6 +247,8 @@ impl Server {
             tasks: self.tasks.clone(),
             clock: clock.clone(),
             rng: rng.clone(),
+            cluster_cidr: config.cluster_cidr,
+            ca_pem: self.pki.ca_pem().to_owned(),
         };
         controllers::start(&setup);
         scheduler::start(

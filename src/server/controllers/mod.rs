@@ -5,7 +5,13 @@
 //! timers are deadlines that some object set.
 
 mod deployment;
+mod garbage_collector;
+mod namespace;
+mod node_ipam;
+mod pod_gc;
 mod replica_set;
+mod root_ca;
+mod service_account;
 mod shared;
 
 use std::future::Future;
@@ -30,12 +36,22 @@ pub struct Setup {
     pub clock: Clock,
     /// For jitter.
     pub rng: Rng,
+    /// Pods of the whole cluster.
+    pub cluster_cidr: ipnet::Ipv4Net,
+    /// The cluster authority's certificate.
+    pub ca_pem: String,
 }
 
 /// Starts every controller.
 pub fn start(setup: &Setup) {
     deployment::start(setup);
     replica_set::start(setup);
+    garbage_collector::start(setup);
+    namespace::start(setup);
+    node_ipam::start(setup);
+    pod_gc::start(setup);
+    root_ca::start(setup);
+    service_account::start(setup);
 }
 
 impl Setup {

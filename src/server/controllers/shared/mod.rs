@@ -2,6 +2,7 @@
 
 pub(super) mod adopt;
 pub(super) mod expectations;
+pub(super) mod namespaces;
 pub(super) mod pods;
 pub(super) mod status;
 pub(super) mod wire;
