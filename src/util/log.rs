@@ -1,5 +1,7 @@
 //! Logging set-up: stderr, text or JSON, filtered by `--log-level` or `ORCH_LOG`.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -19,6 +21,7 @@ pub fn init(format: Format, filter: &str) -> Result<(), tracing_subscriber::filt
     let filter = EnvFilter::builder().parse(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // A subscriber that is already installed (tests) stays.
     let _ = match format {

@@ -1,0 +1,192 @@
+//! `orch server` and `orch agent`: from flags to a running process and to its end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+
+use super::args::{AgentArgs, NetworkBackend, NodeArgs, Part, ServerArgs};
+use super::{Failure, node, usage};
+use crate::agent::sys::address;
+use crate::server::Server;
+use crate::server::config::{Config, Options};
+use crate::util::clock::Clock;
+use crate::util::tasks::Tasks;
+use crate::util::{errors, signal};
+
+/// How long everything may take to end after SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Runs the control plane, and a node unless told not to.
+pub(crate) fn server(args: ServerArgs) -> Result<(), Failure> {
+    let node_args = args.node.clone();
+    let facts = match args.disable_agent {
+        true => None,
+        false => Some(node::facts(&node_args)?),
+    };
+    let config = server_config(args)?;
+    let _ = facts;
+    run(async |tasks| {
+        let server = Server::start(config, Clock::system(), tasks).await?;
+        systemd_ready();
+        let ended = until_told(tasks).await;
+        if !server.stop().await {
+            tracing::warn!("not everything ended in time");
+        }
+        ended
+    })
+}
+
+/// Runs a node.
+pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
+    let _ = args;
+    Err(anyhow!("not wired").into())
+}
+
+fn server_config(args: ServerArgs) -> Result<Config, Failure> {
+    let ServerArgs {
+        log: _,
+        bind_address,
+        https_listen_port,
+        advertise_address,
+        tls_san,
+        token,
+        token_file,
+        agent_token,
+        cluster_cidr,
+        service_cidr,
+        service_node_port_range,
+        cluster_dns,
+        cluster_domain,
+        network_backend,
+        datastore_endpoint,
+        datastore_cafile,
+        datastore_certfile,
+        datastore_keyfile,
+        manifests,
+        write_kubeconfig,
+        write_kubeconfig_mode,
+        disable,
+        disable_agent: _,
+        node,
+    } = args;
+    let NodeArgs {
+        data_dir, node_ip, ..
+    } = node;
+    let options = Options {
+        data_dir,
+        advertise_address: own_address(advertise_address.or(node_ip), &bind_address)?,
+        bind_address,
+        https_listen_port,
+        tls_san,
+        token: token_of(token, token_file)?,
+        agent_token,
+        cluster_cidr,
+        service_cidr,
+        service_node_port_range,
+        cluster_dns,
+        cluster_domain,
+        network_backend: backend_name(network_backend).to_owned(),
+        datastore_endpoint: datastore_endpoint.unwrap_or_default(),
+        datastore_cafile,
+        datastore_certfile,
+        datastore_keyfile,
+        manifests,
+        write_kubeconfig,
+        write_kubeconfig_mode,
+        disable: disable
+            .into_iter()
+            .map(|part| part_name(part).to_owned())
+            .collect(),
+    };
+    Config::check(options).map_err(usage)
+}
+
+/// What was asked for; else, for a server that listens everywhere, the machine's own address.
+fn own_address(given: Option<String>, bind_address: &str) -> Result<Option<String>, Failure> {
+    if given.is_some() || bind_address != "0.0.0.0" {
+        return Ok(given);
+    }
+    let own = address::of_this_machine().context("find this machine's address")?;
+    Ok(Some(own.to_string()))
+}
+
+fn token_of(
+    token: Option<String>,
+    file: Option<std::path::PathBuf>,
+) -> Result<Option<String>, Failure> {
+    let Some(file) = file else { return Ok(token) };
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("read `--token-file` `{}`", file.display()))
+        .map_err(usage)?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+fn backend_name(backend: NetworkBackend) -> &'static str {
+    match backend {
+        NetworkBackend::Vxlan => "vxlan",
+        NetworkBackend::HostGw => "host-gw",
+        NetworkBackend::None => "none",
+    }
+}
+
+fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Dns => "dns",
+        Part::ServiceProxy => "service-proxy",
+        Part::ServiceLb => "service-lb",
+        Part::LocalStorage => "local-storage",
+        Part::Metrics => "metrics",
+        Part::NetworkPolicy => "network-policy",
+        Part::Ingress => "ingress",
+    }
+}
+
+/// Runs `work` to its end with a group of tasks, and ends the group.
+fn run(work: impl AsyncFnOnce(&Tasks) -> Result<(), Failure>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(async {
+        let tasks = Tasks::new();
+        let done = work(&tasks).await;
+        if !tasks.shutdown(STOP_LIMIT).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        done
+    });
+    // A call that blocks (a hung mount) must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+/// Resolves at SIGTERM or SIGINT, or fails when a task that must not end has panicked.
+async fn until_told(tasks: &Tasks) -> Result<(), Failure> {
+    tokio::select! {
+        told = signal::terminated() => Ok(told?),
+        () = tasks.failed() => Err(anyhow!("a part of the program failed; see the log").into()),
+    }
+}
+
+/// Tells systemd that the service is up, where systemd started it.
+fn systemd_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let told = notify(path.as_encoded_bytes());
+    if let Err(error) = told {
+        tracing::warn!(error = %errors::chain(&error), "systemd was not told that orch is ready");
+    }
+}
+
+fn notify(path: &[u8]) -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &address)?;
+    Ok(())
+}
