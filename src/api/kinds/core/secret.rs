@@ -100,11 +100,9 @@ fn validate(secret: &Object) -> Vec<FieldError> {
         }
         "kubernetes.io/dockercfg" => docker_config(&mut errors, data, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => docker_config(&mut errors, data, ".dockerconfigjson"),
-        "kubernetes.io/basic-auth" => {
-            if data.get("username").is_none() && data.get("password").is_none() {
-                need("username");
-                need("password");
-            }
+        "kubernetes.io/basic-auth" if data.get("username").or(data.get("password")).is_none() => {
+            need("username");
+            need("password");
         }
         "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
         "kubernetes.io/tls" => {

@@ -1,3 +1,5 @@
+//! The checks of a pod spec, each with the words upstream has for it.
+
 use serde_json::{Value, json};
 
 use super::*;
