@@ -159,7 +159,7 @@ impl ApiError {
     /// 404 for an object. `resource` is printed as `pods` or `deployments.apps`.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", qualified(group, resource));
-        Self::about(404, "NotFound", message, group, resource, name)
+        Self::about(404, "NotFound", message, (group, resource, name))
     }
 
     /// 404 for a path that nothing is served at.
@@ -177,7 +177,7 @@ impl ApiError {
     /// 409 for a create of a name that is taken.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} \"{name}\" already exists", qualified(group, resource));
-        Self::about(409, "AlreadyExists", message, group, resource, name)
+        Self::about(409, "AlreadyExists", message, (group, resource, name))
     }
 
     /// 409 for a write that was based on something else than what is stored.
@@ -186,7 +186,7 @@ impl ApiError {
             "Operation cannot be fulfilled on {} \"{name}\": {why}",
             qualified(group, resource)
         );
-        Self::about(409, "Conflict", message, group, resource, name)
+        Self::about(409, "Conflict", message, (group, resource, name))
     }
 
     /// 422 with all that is wrong. `kind` is printed as `Pod` or `Deployment.apps`.
@@ -220,7 +220,7 @@ impl ApiError {
         } else {
             format!("{what} \"{name}\" is forbidden: {why}")
         };
-        Self::about(403, "Forbidden", message, group, resource, name)
+        Self::about(403, "Forbidden", message, (group, resource, name))
     }
 
     /// 400
@@ -239,7 +239,7 @@ impl ApiError {
             "{verb} is not supported on resources of kind \"{}\"",
             qualified(group, resource)
         );
-        Self::about(405, "MethodNotAllowed", message, group, resource, "")
+        Self::about(405, "MethodNotAllowed", message, (group, resource, ""))
     }
 
     /// 406
@@ -375,9 +375,7 @@ impl ApiError {
         code: u16,
         reason: &'static str,
         message: String,
-        group: &str,
-        resource: &str,
-        name: &str,
+        (group, resource, name): (&str, &str, &str),
     ) -> Self {
         let mut details = json!({"kind": resource});
         for (field, value) in [("name", name), ("group", group)] {

@@ -16,6 +16,7 @@ mod events;
 mod prepare;
 mod rbac;
 mod rows;
+mod scheduling;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -200,6 +201,7 @@ pub fn all() -> &'static [KindDef] {
         rbac::role::CLUSTER_ROLE,
         rbac::binding::ROLE_BINDING,
         rbac::role::ROLE,
+        scheduling::PRIORITY_CLASS,
         coordination::lease::DEF,
         discovery::endpoint_slice::DEF,
     ];
