@@ -26,13 +26,16 @@ pub(super) fn merge_maps(
     live: &Map<String, Value>,
     config: &Map<String, Value>,
 ) -> Map<String, Value> {
-    let mut merged = live.clone();
-    for (name, value) in config {
-        let value = match live.get(name) {
-            Some(old) => merge(node.child(name).node, old, value),
-            None => value.clone(),
+    let mut merged = Map::new();
+    for (name, old) in live {
+        let value = match config.get(name) {
+            Some(value) => merge(node.child(name).node, old, value),
+            None => old.clone(),
         };
         merged.insert(name.clone(), value);
+    }
+    for (name, value) in config.iter().filter(|(name, _)| !live.contains_key(*name)) {
+        merged.insert(name.clone(), value.clone());
     }
     merged
 }

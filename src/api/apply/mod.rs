@@ -129,7 +129,8 @@ pub fn apply(
     {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    let mut base = live.cloned().unwrap_or_else(|| typed_like(config));
+    let nothing = typed_like(config);
+    let base = live.unwrap_or(&nothing);
     if base.api_version() != config.api_version() {
         return Err(ApiError::bad_request(format!(
             "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
@@ -137,37 +138,30 @@ pub fn apply(
             base.api_version()
         )));
     }
-    let mut managed = Managed::of(&base);
-    base.metadata_mut().remove("managedFields");
+    let mut managed = Managed::of(base);
     if managed.0.is_empty() && live.is_some() {
-        managed = before_first_apply(&base, writer);
+        managed = before_first_apply(base, writer);
     }
-    let result = match merge_config(&base, config, managed.clone(), writer, force) {
-        Err(conflicts) if writer.manager == last_applied::KUBECTL => {
-            match last_applied::allowed(&base, writer.schema) {
-                Some(allowed) => {
-                    let rest = disallowed(conflicts, &allowed);
-                    if rest.is_empty() {
-                        merge_config(&base, config, managed, writer, true)
-                    } else {
-                        Err(rest)
-                    }
-                }
-                None => Err(conflicts),
-            }
+    let is_kubectl = writer.manager == last_applied::KUBECTL;
+    let again = is_kubectl.then(|| managed.clone());
+    let mut result = merge_config(base, config, managed, writer, force);
+    if let (Err(conflicts), Some(managed)) = (&mut result, again)
+        && let Some(allowed) = last_applied::allowed(base, writer.schema)
+    {
+        let allowed = allowed.paths();
+        conflicts.retain(|conflict| !allowed.contains(&conflict.path));
+        if conflicts.is_empty() {
+            result = merge_config(base, config, managed, writer, true);
         }
-        result => result,
-    };
+    }
     let mut object = result.map_err(|conflicts| conflict_error(&conflicts))?;
-    if writer.manager == last_applied::KUBECTL {
+    if is_kubectl {
         last_applied::refresh(&mut object, config);
     }
-    if let Some(live) = live
-        && differs_in_times_only(live, &object)
-    {
-        return Ok(live.clone());
+    match live {
+        Some(live) if differs_in_times_only(live, &object) => Ok(live.clone()),
+        _ => Ok(object),
     }
-    Ok(object)
 }
 
 /// Does the books of a create (`old` is `None`), an update or a patch: gives `new` its
@@ -320,7 +314,11 @@ fn merge_config(
             Set::default()
         }
     };
-    let merged = if last.is_empty() {
+    let set = match managed.find(&id) {
+        Some(place) => &managed.0[place].set,
+        None => &last,
+    };
+    let merged = if last.is_within(set) {
         merged
     } else {
         let sets: Vec<_> = managed.0.iter().map(|manager| &manager.set).collect();
@@ -337,9 +335,10 @@ fn merge_config(
     disown(&mut managed, &comparison, Some(&id), &id.api_version);
     if let Some(place) = managed.find(&id) {
         let manager = &mut managed.0[place];
-        if merged != live.0 || manager.set != last || manager.time.is_none() {
-            manager.time = Some(super::time::seconds(writer.now));
+        if merged == live.0 && manager.set == last && manager.time.is_some() {
+            return Ok(Object(merged));
         }
+        manager.time = Some(super::time::seconds(writer.now));
     }
     let mut object = Object(merged);
     managed.store(&mut object);
@@ -361,15 +360,6 @@ fn conflicts(managed: &Managed, comparison: &Comparison, writer: &Id) -> Vec<Con
     }
     found.sort_by(|one, two| one.owner.manager.cmp(&two.owner.manager));
     found
-}
-
-/// The conflicts about fields that are not in `allowed`.
-fn disallowed(conflicts: Vec<Conflict>, allowed: &Set) -> Vec<Conflict> {
-    let allowed = allowed.paths();
-    conflicts
-        .into_iter()
-        .filter(|conflict| !allowed.contains(&conflict.path))
-        .collect()
 }
 
 fn conflict_error(conflicts: &[Conflict]) -> ApiError {
@@ -409,17 +399,32 @@ fn conflict_error(conflicts: &[Conflict]) -> ApiError {
 
 /// Whether two objects differ at most in the times of their entries.
 fn differs_in_times_only(one: &Object, two: &Object) -> bool {
-    let timeless = |object: &Object| {
-        let mut object = object.clone();
-        let entries = object.metadata_mut().get_mut("managedFields");
-        for entry in entries.and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.remove("time");
-            }
-        }
-        object
+    let same_but = |one: &Map<String, Value>, two: &Map<String, Value>, field: &str| {
+        let others = |map: &'_ Map<String, Value>| map.len() - usize::from(map.contains_key(field));
+        let same = |(key, value): (&String, &Value)| key == field || two.get(key) == Some(value);
+        others(one) == others(two) && one.iter().all(same)
     };
-    timeless(one) == timeless(two)
+    let (Some(meta_one), Some(meta_two)) = (one.metadata(), two.metadata()) else {
+        return one == two;
+    };
+    let entries = |meta: &'_ Map<String, Value>| {
+        let entries = meta.get("managedFields").and_then(Value::as_array);
+        entries.map_or(0, Vec::len)
+    };
+    let pairs = || {
+        let list = |meta| Map::get(meta, "managedFields").and_then(Value::as_array);
+        list(meta_one)
+            .into_iter()
+            .flatten()
+            .zip(list(meta_two).into_iter().flatten())
+    };
+    same_but(&one.0, &two.0, "metadata")
+        && same_but(meta_one, meta_two, "managedFields")
+        && entries(meta_one) == entries(meta_two)
+        && pairs().all(|pair| match pair {
+            (Value::Object(one), Value::Object(two)) => same_but(one, two, "time"),
+            (one, two) => one == two,
+        })
 }
 
 #[cfg(test)]

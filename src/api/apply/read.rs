@@ -1,6 +1,6 @@
 //! Reads the body of a server-side apply: YAML or JSON, in which no field may be unknown.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::fields::{Path, Step};
 use super::schema::{Kind, Node};
@@ -27,8 +27,8 @@ pub fn read(body: &[u8], ty: TypeRef<'_>, mode: Mode) -> Result<(Object, Vec<Str
     if let Some(text) = problems.mismatch {
         return Err(ApiError::bad_request(text));
     }
-    let errors = Check::of(ty, &Value::Object(object.0.clone()));
-    if !errors.is_empty() {
+    if !has_sound_lists(Node::root(ty), &object.0) {
+        let errors = Check::of(ty, &Value::Object(object.0.clone()));
         return Err(refused(&object, &errors));
     }
     if mode == Mode::Strict && !problems.strict.is_empty() {
@@ -42,6 +42,30 @@ pub fn read(body: &[u8], ty: TypeRef<'_>, mode: Mode) -> Result<(Object, Vec<Str
         _ => problems.strict,
     };
     Ok((object, warnings))
+}
+
+/// Whether all items of lists with keys have keys, and distinct ones. The rest was checked when
+/// the text was decoded.
+fn has_sound_lists(node: Node<'_>, map: &Map<String, Value>) -> bool {
+    map.iter().all(|(name, value)| match value {
+        Value::Object(_) | Value::Array(_) => is_sound(node.child(name).node, value),
+        _ => true,
+    })
+}
+
+fn is_sound(node: Node<'_>, value: &Value) -> bool {
+    match value {
+        Value::Object(map) if node.is_map() => has_sound_lists(node, map),
+        Value::Array(items) if node.is_list() => {
+            let item_node = node.item();
+            let steps: Result<Vec<_>, _> = items.iter().map(|item| node.step(item)).collect();
+            let Ok(mut steps) = steps else { return false };
+            steps.sort();
+            let distinct = steps.windows(2).all(|pair| pair[0] != pair[1]);
+            distinct && items.iter().all(|item| is_sound(item_node, item))
+        }
+        _ => true,
+    }
 }
 
 fn refused(object: &Object, errors: &[String]) -> ApiError {

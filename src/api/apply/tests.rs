@@ -499,6 +499,55 @@ mod any_object {
     use super::*;
     use proptest::prelude::*;
 
+    /// Values that look like objects and are not.
+    fn rubbish() -> impl Strategy<Value = Value> {
+        let scalar = prop_oneof![
+            Just(json!(null)),
+            Just(json!(true)),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z$=:/. ]{0,4}".prop_map(Value::from),
+        ];
+        scalar.prop_recursive(6, 40, 5, |inner| {
+            let key = prop_oneof![
+                Just("metadata"),
+                Just("spec"),
+                Just("template"),
+                Just("containers"),
+                Just("name"),
+                Just("ports"),
+                Just("containerPort"),
+                Just("labels"),
+                Just("finalizers"),
+                Just("managedFields"),
+                Just("fieldsV1"),
+                Just("manager"),
+                Just("operation"),
+                Just("f:spec"),
+                Just("k:{}"),
+                Just("v:1"),
+                Just("."),
+                Just("$patch"),
+                Just("$setElementOrder/containers"),
+                Just("$retainKeys"),
+                Just("strategy"),
+                Just("$deleteFromPrimitiveList/finalizers"),
+                Just("resources"),
+                Just("limits"),
+                Just("status"),
+                Just("conditions"),
+                Just("type"),
+                Just("op"),
+                Just("path"),
+            ];
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(key.prop_map(str::to_owned), inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
     fn services() -> impl Strategy<Value = Object> {
         let port = ("[a-c]", 1..4i32, proptest::option::of("TCP|UDP"));
         let ports = proptest::collection::vec(port, 0..4);
@@ -536,6 +585,26 @@ mod any_object {
     }
 
     proptest! {
+        #[test]
+        fn nothing_panics_on_rubbish(a in rubbish(), b in rubbish()) {
+            use crate::api::{codec, patch};
+            let ty = builtin().get("apps.v1.Deployment").unwrap();
+            let (bytes_a, bytes_b) = (a.to_string().into_bytes(), b.to_string().into_bytes());
+            let expect = codec::Expect { ty, mode: Mode::Strict, bytes_max: 1 << 20 };
+            codec::decode(&bytes_a, codec::MediaType::Json, &expect).ok();
+            codec::decode(&bytes_a, codec::MediaType::Yaml, &expect).ok();
+            codec::check_patched(a.clone(), ty, Mode::Strict).ok();
+            read(&bytes_a, ty, Mode::Strict).ok();
+            for kind in [patch::PatchType::Json, patch::PatchType::Merge, patch::PatchType::Strategic] {
+                patch::apply(kind, a.clone(), &bytes_b, ty).ok();
+            }
+            let (a, mut b) = (codec::prune(&a, ty), codec::prune(&b, ty));
+            apply(Some(&a), &b, &writer("me", "apps.v1.Deployment", 1), false).ok();
+            apply(None, &b, &writer("kubectl", "apps.v1.Deployment", 1), true).ok();
+            track_update(Some(&a), &mut b, &writer("me", "apps.v1.Deployment", 1));
+            codec::yaml::value(&codec::yaml::to_string(&b.into_value())).unwrap();
+        }
+
         #[test]
         fn a_forced_apply_wins_and_is_idempotent(a in services(), b in services(), c in services()) {
             let ty = "core.v1.Service";

@@ -12,6 +12,11 @@ use super::typed::{Problems, Root};
 use crate::api::object::Object;
 use crate::api::schema::TypeRef;
 
+/// How deep values nest: half of what JSON may, since the parser needs more of the stack.
+const DEPTH_MAX: usize = 64;
+/// How much aliases may add to a text.
+const REPLAYED_MAX: usize = 100_000;
+
 /// Why a document could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
@@ -72,6 +77,8 @@ pub(super) fn typed(
 
 fn options(duplicates: DuplicateKeyPolicy) -> serde_saphyr::Options {
     serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: REPLAYED_MAX },
         duplicate_keys: duplicates,
         legacy_octal_numbers: true,
         with_snippet: false,
@@ -295,6 +302,19 @@ mod tests {
         let error = twice[0].1.as_ref().unwrap_err();
         assert_eq!(error.line, 4, "{error}");
         assert_eq!(documents("{\n\t\"a\": 1\n}\n"), [(1, Ok(json!({"a": 1})))]);
+    }
+
+    #[test]
+    fn depth_and_aliases_have_limits() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(value(&nested(50)).is_ok());
+        assert!(value(&nested(1000)).is_err());
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..9 {
+            let below = format!("*a{}, ", level - 1).repeat(9);
+            bomb.push_str(&format!("a{level}: &a{level} [{below}]\n"));
+        }
+        assert!(value(&bomb).is_err());
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! "d": default}]` with the last part left out where it is empty. The text form of a shape is
 //! described at [`shape`].
 
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::{Field, List, ListKind, PatchRule, Rest, Schemas, Shape, Type, TypeId};
@@ -29,11 +32,35 @@ struct TypeRow<'a> {
     k: Vec<[&'a str; 3]>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum FieldRow<'a> {
-    Plain(&'a str, &'a str),
-    More(&'a str, &'a str, More<'a>),
+struct FieldRow<'a> {
+    name: &'a str,
+    shape: &'a str,
+    more: More<'a>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for FieldRow<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_seq(FieldRowVisitor)
+    }
+}
+
+struct FieldRowVisitor;
+
+impl<'de> Visitor<'de> for FieldRowVisitor {
+    type Value = FieldRow<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name, a shape and perhaps more")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<FieldRow<'de>, A::Error> {
+        let missing = || A::Error::custom("a field without name or shape");
+        Ok(FieldRow {
+            name: seq.next_element()?.ok_or_else(missing)?,
+            shape: seq.next_element()?.ok_or_else(missing)?,
+            more: seq.next_element()?.unwrap_or_default(),
+        })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -83,10 +110,11 @@ fn made(row: TypeRow<'_>) -> Type {
 }
 
 fn field(row: FieldRow<'_>) -> Field {
-    let (name, text, more) = match row {
-        FieldRow::Plain(name, shape) => (name, shape, More::default()),
-        FieldRow::More(name, shape, more) => (name, shape, more),
-    };
+    let FieldRow {
+        name,
+        shape: text,
+        more,
+    } = row;
     let patch = PatchRule {
         merge: more.p.split(',').any(|s| s == "merge"),
         retain_keys: more.p.split(',').any(|s| s == "retainKeys"),
