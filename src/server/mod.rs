@@ -249,6 +249,7 @@ impl Server {
             rng: rng.clone(),
             cluster_cidr: config.cluster_cidr,
             ca_pem: self.pki.ca_pem().to_owned(),
+            node_grace: controllers::NODE_GRACE,
         };
         controllers::start(&setup);
         scheduler::start(

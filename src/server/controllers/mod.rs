@@ -4,6 +4,8 @@
 //! at everything behind a key again. What decides is a pure `plan`; what acts is thin. None polls:
 //! timers are deadlines that some object set.
 
+mod bootstrap_token;
+mod cluster_role_aggregation;
 mod deployment;
 mod garbage_collector;
 mod namespace;
@@ -13,15 +15,21 @@ mod replica_set;
 mod root_ca;
 mod service_account;
 mod shared;
+#[cfg(test)]
+mod testing;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::client::{
     Client, Informers, Queue, Recorder,
     controller::{self, Reconcile},
 };
 use crate::util::{clock::Clock, rng::Rng, tasks::Tasks};
+
+/// Silence after which a node counts as gone (`--node-monitor-grace-period`).
+pub const NODE_GRACE: Duration = Duration::from_secs(40);
 
 /// What the controllers need.
 #[derive(Clone, Debug)]
@@ -40,18 +48,29 @@ pub struct Setup {
     pub cluster_cidr: ipnet::Ipv4Net,
     /// The cluster authority's certificate.
     pub ca_pem: String,
+    /// Silence after which a node counts as gone.
+    pub node_grace: Duration,
 }
+
+/// Every controller.
+const ALL: &[fn(&Setup)] = &[
+    bootstrap_token::start,
+    cluster_role_aggregation::start,
+    deployment::start,
+    garbage_collector::start,
+    namespace::start,
+    node_ipam::start,
+    pod_gc::start,
+    replica_set::start,
+    root_ca::start,
+    service_account::start,
+];
 
 /// Starts every controller.
 pub fn start(setup: &Setup) {
-    deployment::start(setup);
-    replica_set::start(setup);
-    garbage_collector::start(setup);
-    namespace::start(setup);
-    node_ipam::start(setup);
-    pod_gc::start(setup);
-    root_ca::start(setup);
-    service_account::start(setup);
+    for start in ALL {
+        start(setup);
+    }
 }
 
 impl Setup {
