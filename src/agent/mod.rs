@@ -2,10 +2,12 @@
 
 pub mod config;
 pub mod dns;
+mod image;
 pub mod network;
 pub mod nft;
-pub mod node;
+mod pleg;
 pub mod pod;
+mod probe;
 pub mod proxy;
 pub mod seam;
 pub mod sys;

@@ -13,8 +13,10 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 
+use crate::agent::probe::Failed;
+
 use super::restart::{Role, containers, runs_again};
-use super::state::{ContainerMemory, Ended, FailedProbe, Hook, Instance, Memory};
+use super::state::{ContainerMemory, Ended, Hook, Instance, Memory};
 
 /// Grace of a pod that names none.
 const GRACE_SECONDS_DEFAULT: i64 = 30;
@@ -32,7 +34,7 @@ pub(crate) enum Why {
     /// Its image was changed.
     Changed,
     /// A probe says so.
-    Probe(FailedProbe),
+    Probe(Failed),
     /// Its hook after the start failed.
     Hook,
 }
@@ -400,10 +402,10 @@ fn check(view: &View<'_>, container: &Container, plan: &mut Plan) {
 }
 
 /// The grace a probe's own field gives.
-fn probe_grace(container: &Container, failed: Option<FailedProbe>) -> Option<SignedDuration> {
+fn probe_grace(container: &Container, failed: Option<Failed>) -> Option<SignedDuration> {
     let probe = match failed? {
-        FailedProbe::Startup => container.startup_probe.as_ref(),
-        FailedProbe::Liveness => container.liveness_probe.as_ref(),
+        Failed::Startup => container.startup_probe.as_ref(),
+        Failed::Liveness => container.liveness_probe.as_ref(),
     };
     let seconds = probe?.termination_grace_period_seconds?;
     Some(SignedDuration::from_secs(seconds.max(1)))

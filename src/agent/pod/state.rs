@@ -12,6 +12,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::agent::probe::Report;
 use crate::agent::seam::PinnedNamespaces;
 use crate::runtime::{ContainerState, Exit, Image, Phase};
 
@@ -201,23 +202,6 @@ pub(crate) enum Hook {
     Failed(String),
 }
 
-/// Which probe says that a container is to be restarted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailedProbe {
-    Startup,
-    Liveness,
-}
-
-/// What probes say of the running attempt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Probed {
-    /// The container id it is about.
-    pub(crate) id: String,
-    pub(crate) started: bool,
-    pub(crate) ready: bool,
-    pub(crate) failed: Option<FailedProbe>,
-}
-
 /// What a worker knows of one container.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ContainerMemory {
@@ -231,7 +215,7 @@ pub(crate) struct ContainerMemory {
     /// The id being stopped and when it is killed.
     pub(crate) stopping: Option<(String, Timestamp)>,
     pub(crate) crash: Option<CrashLoop>,
-    pub(crate) probed: Probed,
+    pub(crate) probed: Report,
     /// Ids of which the removal is under way.
     pub(crate) removing: BTreeSet<String>,
     /// What each ended attempt left as a message.

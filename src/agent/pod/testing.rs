@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
+use crate::agent::probe::Report;
 use crate::runtime::{ContainerState, Exit, Image, Phase};
 
 use super::names;
 use super::plan::View;
-use super::state::{Memory, Namespaces, Probed};
+use super::state::{Memory, Namespaces};
 
 pub(crate) const BOOT: &str = "boot";
 
@@ -116,7 +117,7 @@ impl Scene {
         self.memory.observe(states, BOOT);
         for container in self.memory.containers.values_mut() {
             if let Some(id) = container.running().map(|i| i.id.clone()) {
-                container.probed = Probed {
+                container.probed = Report {
                     id,
                     started: true,
                     ready: true,

@@ -189,7 +189,7 @@ fn containers_are_stopped_for_probes_hooks_and_new_images() {
     scene.memory.containers.insert("a".into(), a.clone());
     assert_eq!(acts(&scene, 5), ["stop a0 25 Hook"]);
     a.hook = Hook::Over;
-    a.probed.failed = Some(FailedProbe::Liveness);
+    a.probed.failed = Some(Failed::Liveness);
     scene.memory.containers.insert("a".into(), a.clone());
     assert_eq!(acts(&scene, 5), ["stop a0 8 Probe(Liveness)"]);
     a.stopping = Some(("a0".into(), at(8)));

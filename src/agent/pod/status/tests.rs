@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::agent::pod::restart::{self, CrashLoop};
-use crate::agent::pod::state::{Ended, Probed};
+use crate::agent::pod::state::Ended;
+use crate::agent::probe::Report;
 use crate::agent::pod::testing::{Scene, at, deleted, exited, instance, pod, running};
 use crate::runtime::Phase;
 
@@ -263,10 +264,10 @@ fn the_agent_s_own_end_of_a_pod_is_its_failure() {
 fn a_container_is_not_started_before_its_probe_and_hook() {
     let mut scene = Scene::ready(pod(json!({}))).with(&[instance("a", 0, running())]);
     let a = scene.memory.containers.get_mut("a").unwrap();
-    a.probed = Probed {
+    a.probed = Report {
         id: "a0".into(),
         ready: true,
-        ..Probed::default()
+        ..Report::default()
     };
     let container = &told(&scene, 5)["containerStatuses"][0];
     assert_eq!(
