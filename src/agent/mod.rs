@@ -1,5 +1,6 @@
 //! The node: pods, containers, network, service proxy, DNS.
 
+mod checkpoint;
 pub mod config;
 pub mod dns;
 mod image;

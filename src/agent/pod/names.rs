@@ -23,6 +23,8 @@ pub(crate) const IMAGE: &str = "orch.dev/image";
 pub(crate) const IMAGE_NAME: &str = "orch.dev/image-name";
 /// Label: the image's identity.
 pub(crate) const IMAGE_ID: &str = "orch.dev/image-id";
+/// Label: the signal that asks it to end; empty: SIGTERM.
+pub(crate) const STOP_SIGNAL: &str = "orch.dev/stop-signal";
 /// Label: the boot of the machine it was made in; namespaces and mounts do not outlive one.
 pub(crate) const BOOT: &str = "orch.dev/boot";
 

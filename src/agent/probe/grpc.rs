@@ -61,13 +61,11 @@ async fn check(host: &str, port: u16, service: &str) -> Result<u64, String> {
             Some(code) => Err(format!("error: health rpc failed: rpc error: code = {code}")),
         }
     };
+    tokio::pin!(ask);
     tokio::select! {
-        biased;
-        answer = ask => answer,
-        ended = connection => Err(match ended {
-            Ok(()) => "error: health rpc failed: the connection was closed".to_owned(),
-            Err(error) => text(error),
-        }),
+        answer = &mut ask => answer,
+        // Whatever the connection had read is with the request by now.
+        _ = connection => ask.await,
     }
 }
 

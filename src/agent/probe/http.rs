@@ -109,18 +109,32 @@ impl Target {
 
 /// Gets `target` within `timeout`. Success is a status from 200 to 399.
 pub(crate) async fn get(target: &Target, agent: &str, timeout: Duration) -> Outcome {
-    match tokio::time::timeout(timeout, follow(target, agent)).await {
-        Ok(Ok((code, body))) if (200..400).contains(&code) => {
+    match fetch(target, agent, timeout).await {
+        Ok((code, body)) if (200..400).contains(&code) => {
             Outcome::Success(String::from_utf8_lossy(&body).into_owned())
         }
-        Ok(Ok((code, _))) => Outcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
-        Ok(Err(why)) => Outcome::Failure(format!("Get \"{}\": {why}", target.url())),
-        Err(_) => Outcome::Failure(format!(
-            "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting \
-             headers)",
-            target.url()
-        )),
+        Ok((code, _)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
+        Err(why) => Outcome::Failure(why),
     }
+}
+
+/// Gets `target` within `timeout`: its status and the beginning of its body.
+///
+/// Errors: the text Go's client gives.
+pub(crate) async fn fetch(
+    target: &Target,
+    agent: &str,
+    timeout: Duration,
+) -> Result<(u16, Bytes), String> {
+    let answer = tokio::time::timeout(timeout, follow(target, agent)).await;
+    let why = match answer {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(why)) => why,
+        Err(_) => {
+            "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()
+        }
+    };
+    Err(format!("Get \"{}\": {why}", target.url()))
 }
 
 async fn follow(target: &Target, agent: &str) -> Result<(u16, Bytes), String> {
@@ -194,13 +208,11 @@ async fn exchange(
         let body = beginning(Response::new(body)).await;
         Ok((parts, body))
     };
+    tokio::pin!(ask);
     tokio::select! {
-        biased;
-        answer = ask => answer,
-        ended = connection => match ended {
-            Ok(()) => Err("EOF".to_owned()),
-            Err(error) => Err(text(error)),
-        },
+        answer = &mut ask => answer,
+        // Whatever the connection had read is with the request by now.
+        _ = connection => ask.await,
     }
 }
 

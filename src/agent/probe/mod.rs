@@ -135,7 +135,7 @@ impl Probes {
         let ids: Vec<&String> = subjects.iter().map(|subject| &subject.id).collect();
         let shared = &self.shared;
         self.running.retain(|name, (id, tasks)| {
-            let stays = ids.contains(&id);
+            let stays = ids.contains(&&*id);
             if !stays {
                 tasks.cancel();
                 shared.reports.lock().remove(name);

@@ -5,4 +5,5 @@ pub mod cgroup;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod process;
 pub mod sysctl;
