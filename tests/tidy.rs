@@ -97,6 +97,21 @@ const IMPORTS: &[(&str, &str)] = &[
         "client util agent::nft agent::sys agent::proxy",
     ),
     ("agent::dns", "api client util agent::sys agent::dns"),
+    ("agent::config", "util agent::config"),
+    ("agent::volume", "api client util agent::sys agent::volume"),
+    ("agent::image", "api client runtime util agent::image"),
+    ("agent::probe", "api runtime util agent::probe"),
+    ("agent::pleg", "runtime util agent::pleg"),
+    ("agent::checkpoint", "util agent::checkpoint"),
+    (
+        "agent::node",
+        "api client runtime util agent::config agent::seam agent::sys agent::node",
+    ),
+    (
+        "agent::pod",
+        "api client runtime util agent::config agent::seam agent::sys agent::volume agent::image \
+         agent::probe agent::pleg agent::checkpoint agent::pod",
+    ),
     ("agent", "api client runtime util agent"),
 ];
 

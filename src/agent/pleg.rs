@@ -224,14 +224,21 @@ mod tests {
         let pleg = Pleg::new(Fake::new(Clock::system()));
         let wakes = Arc::new(AtomicUsize::new(0));
         let counted = wakes.clone();
-        pleg.subscribe("u", Arc::new(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }));
+        pleg.subscribe(
+            "u",
+            Arc::new(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }),
+        );
         pleg.learn("c", 2, Some(state("c", Phase::Running { pid: 1 })));
         pleg.learn("c", 1, Some(state("c", Phase::Created)));
         assert_eq!(pleg.of_pod("u")[0].phase, Phase::Running { pid: 1 });
         pleg.learn("c", 3, Some(state("c", Phase::Running { pid: 1 })));
-        assert_eq!(wakes.load(Ordering::Relaxed), 1, "nothing changed after the first");
+        assert_eq!(
+            wakes.load(Ordering::Relaxed),
+            1,
+            "nothing changed after the first"
+        );
         pleg.learn("c", 4, None);
         assert!(pleg.of_pod("u").is_empty());
         pleg.learn("c", 3, Some(state("c", Phase::Created)));

@@ -88,11 +88,7 @@ impl Images {
         self.pull(name, policy, about, &credentials.await).await
     }
 
-    async fn present(
-        &self,
-        name: &str,
-        about: &ObjectReference,
-    ) -> Result<Option<Image>, Missing> {
+    async fn present(&self, name: &str, about: &ObjectReference) -> Result<Option<Image>, Missing> {
         let found = self.runtime.image(name).await;
         let found = found.map_err(|error| ("ImageInspectError", chain(&error)))?;
         if found.is_some() {
@@ -110,7 +106,12 @@ impl Images {
         credentials: &[Credential],
     ) -> Result<Image, Missing> {
         let asked_at = Instant::now();
-        let turn = self.turns.lock().entry(name.to_owned()).or_default().clone();
+        let turn = self
+            .turns
+            .lock()
+            .entry(name.to_owned())
+            .or_default()
+            .clone();
         let held = turn.lock().await;
         if policy == Policy::IfNotPresent
             && let Some(image) = self.present(name, about).await?
@@ -179,8 +180,8 @@ pub(crate) fn policy(container: &Container) -> Policy {
         _ => {
             let image = container.image.as_deref().unwrap_or_default();
             let tag = image.rsplit('/').next().unwrap_or_default();
-            let is_latest = !image.contains('@')
-                && tag.split_once(':').is_none_or(|(_, tag)| tag == "latest");
+            let is_latest =
+                !image.contains('@') && tag.split_once(':').is_none_or(|(_, tag)| tag == "latest");
             if is_latest {
                 Policy::Always
             } else {
@@ -226,14 +227,22 @@ mod tests {
         runtime.publish_image("there:1", ImageConfig::default());
         let images = images(&runtime);
         assert!(find(&images, &container("here:1", "Never")).await.is_ok());
-        assert!(find(&images, &container("here:1", "IfNotPresent")).await.is_ok());
+        assert!(
+            find(&images, &container("here:1", "IfNotPresent"))
+                .await
+                .is_ok()
+        );
         assert_eq!(runtime.take_calls(), []);
         let reason = |result: Result<Image, Missing>| result.unwrap_err().0;
         let missing = find(&images, &container("there:1", "Never")).await;
         assert_eq!(reason(missing), "ErrImageNeverPull");
         let failed = find(&images, &container("here:1", "Always")).await;
         assert_eq!(reason(failed), "ErrImagePull");
-        assert!(find(&images, &container("there:1", "IfNotPresent")).await.is_ok());
+        assert!(
+            find(&images, &container("there:1", "IfNotPresent"))
+                .await
+                .is_ok()
+        );
         let odd = find(&images, &container("Not An Image", "Always")).await;
         assert_eq!(reason(odd), "InvalidImageName");
     }

@@ -1,114 +1,130 @@
-//! How a machine becomes a node, and stays one.
+//! How a machine becomes a node: it checks the server against its token, shows the token, and gets
+//! a client certificate; later it renews that certificate with itself.
 //!
-//! With the long token (`K10<hash>::…`) the cluster's authority is checked against the hash before
-//! anything is sent to the server; with a short one it is believed at the first contact. Then a key
-//! is made here, and the server signs a certificate for `system:node:<name>` against the token.
-//! Key, certificate, authority and what the server said of the cluster are kept, so an agent
-//! starts without a server too. The certificate is renewed in the running process when a third of
-//! its life is left.
+//! The long token (`K10<hash>::…`) names the cluster's authority: what `/cacerts` answers must
+//! have that hash before anything is sent. The bare secret trusts whom it first meets. What was
+//! given is kept below `DATA/agent/tls` and used at later starts.
 
-use std::net::Ipv4Addr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
-use ipnet::Ipv4Net;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::Digest;
+use sha2::{Digest, Sha256};
 
-use crate::client::config::address;
-use crate::client::https::{Endpoint, HttpsTransport};
-use crate::client::{Call, Client, Error};
-use crate::util::fs::write_atomic;
+use crate::client::{self, Call, Client, HttpsTransport, config, https::Endpoint};
 use crate::util::tls::{self, Identity, Trust};
-use crate::util::{backoff::Backoff, clock::Clock, errors::chain, rng::Rng, tasks::Tasks, x509};
+use crate::util::x509::{self, Facts, Key};
+use crate::util::{
+    backoff::Backoff, clock::Clock, errors::chain, fs as files, rng::Rng, tasks::Tasks,
+};
 
-/// First and longest pause while the server cannot be reached.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
-/// The longest sleep before the certificate's age is looked at again: clocks are set.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+const JOIN_PATH: &str = "/orch/v1/join";
+const RENEW_PATH: &str = "/orch/v1/renew";
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MOST: Duration = Duration::from_secs(10);
+const PRIVATE: u32 = 0o600;
 
-/// What every node is told of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Cluster {
-    /// Addresses of pods.
-    #[serde(rename = "clusterCIDR")]
-    pub cluster_cidr: Ipv4Net,
-    /// Addresses of services.
-    #[serde(rename = "serviceCIDR")]
-    pub service_cidr: Ipv4Net,
-    /// Address of cluster DNS.
-    #[serde(rename = "clusterDNS")]
-    pub cluster_dns: Ipv4Addr,
-    /// Domain of cluster DNS.
-    pub cluster_domain: String,
-    /// `vxlan`, `host-gw` or `none`.
-    pub network_backend: String,
-}
-
-/// What a machine joins with.
-#[derive(Clone, Debug)]
-pub struct Join {
-    /// `https://host:port`
-    pub server: String,
-    /// Long or short.
-    pub token: String,
-    /// The node's name.
-    pub node_name: String,
-    /// Credentials are kept below `agent/` in it.
-    pub data_dir: PathBuf,
-}
-
-/// A node's identity.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// The cluster's authority.
-    pub ca_pem: String,
-    /// Replaced when it is renewed.
-    pub identity: Identity,
-    /// What the server said of the cluster.
-    pub cluster: Cluster,
-    certificate_pem: String,
-}
-
-/// Why a machine cannot join.
+/// Joining failed for good: trying again would not help.
 #[derive(Debug, thiserror::Error)]
-pub enum JoinError {
-    /// The server's address or the token cannot be used; nothing was sent.
-    #[error("{0}")]
-    Usage(String),
-    /// The server is not the one the token is of; nothing secret was sent.
+pub enum Error {
+    /// The token has none of the known forms.
     #[error(
-        "the authority of `{server}` has hash {found}, the token says {wanted}: this is another \
-         cluster, or somebody stands between; get the token anew with `orch token` on the server"
+        "the token cannot be read: {0}; expected `K10<hash>::<user>:<secret>`, \
+         `K10<hash>::<id>.<secret>` or the bare secret"
     )]
-    Untrusted {
-        /// Who answered.
+    Token(&'static str),
+    /// The server's address is not one.
+    #[error("{0}")]
+    Address(String),
+    /// Somebody else answers at the server's address, or the token is another cluster's.
+    #[error(
+        "the server at `{server}` is not the one the token was made for: its authority has the \
+         hash {found}, the token says {wanted}; nothing was sent to it. \
+         hint: take the token again from the server (`orch token`), or check the address"
+    )]
+    WrongServer {
+        /// Address as given.
         server: String,
-        /// Of the authority it showed.
+        /// Hash of what it answered.
         found: String,
-        /// Of the token.
+        /// Hash in the token.
         wanted: String,
     },
     /// The server said no.
-    #[error("`{server}` refused: {message}")]
+    #[error("the server refused to let this machine join as `{node}`: {message} (code {code})")]
     Refused {
-        /// Who answered.
-        server: String,
-        /// Its text.
+        /// Name it wanted.
+        node: String,
+        /// What the server said.
         message: String,
+        /// HTTP status.
+        code: u16,
     },
-    /// Credentials cannot be made or kept.
-    #[error("{doing}")]
-    Local {
-        /// The step.
-        doing: String,
+    /// A certificate or key cannot be made or used.
+    #[error(transparent)]
+    Certificate(#[from] x509::Error),
+    /// A certificate and key do not go together.
+    #[error("use the node's certificate")]
+    Tls(#[from] tls::Error),
+    /// A file cannot be read or written.
+    #[error("{doing} `{}`", path.display())]
+    File {
+        /// What was to be done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
         /// The cause.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: std::io::Error,
     },
+    /// What the server answered cannot be read.
+    #[error("read the server's answer")]
+    Answer(#[source] serde_json::Error),
+    /// The connection cannot be set up.
+    #[error("set up the connection to the server")]
+    Client(#[source] client::Error),
+}
+
+/// What a node has from its cluster.
+#[derive(Clone, Debug)]
+pub struct NodeCredentials {
+    /// Servers as `host:port`.
+    pub servers: Vec<String>,
+    /// The cluster's authority, PEM.
+    pub ca_pem: String,
+    /// Certificate and key; replaced in place when renewed.
+    pub identity: Identity,
+    /// What the network needs to know.
+    pub cluster: ClusterFacts,
+    /// When the certificate should be renewed.
+    pub renew_at: Timestamp,
+    /// `DATA/agent/tls`
+    folder: PathBuf,
+    node_name: String,
+}
+
+/// What every node of a cluster is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterFacts {
+    /// Addresses of pods.
+    #[serde(rename = "clusterCIDR")]
+    pub cluster_cidr: String,
+    /// Addresses of services.
+    #[serde(rename = "serviceCIDR")]
+    pub service_cidr: String,
+    /// Address of the cluster DNS; may be empty.
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: String,
+    /// For instance `cluster.local`.
+    pub cluster_domain: String,
+    /// `vxlan`, `host-gw` or `none`.
+    pub network_backend: String,
 }
 
 #[derive(Deserialize)]
@@ -116,315 +132,318 @@ struct Joined {
     certificate: String,
     ca: String,
     #[serde(flatten)]
-    cluster: Cluster,
+    cluster: ClusterFacts,
 }
 
-/// Gives the credentials that are kept and still good, or joins with the token, waiting for the
-/// server where it cannot be reached.
-pub async fn join(join: &Join, clock: &Clock, tasks: &Tasks) -> Result<Credentials, JoinError> {
-    let (server, _) = address(&join.server).map_err(|why| {
-        JoinError::Usage(format!(
-            "invalid value `{}` for `--join`: {why}",
-            join.server
-        ))
-    })?;
-    let token = Token::parse(&join.token)?;
-    let files = Files::new(&join.data_dir);
-    if let Some(kept) = files.load(&join.node_name, &token, clock) {
-        return Ok(kept);
+#[derive(Deserialize)]
+struct Renewed {
+    certificate: String,
+}
+
+/// A token, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Token {
+    /// Hash of the authority, lower-case hex.
+    hash: Option<String>,
+    /// What is shown: `user:secret`, `id.secret` or the bare secret.
+    bearer: String,
+}
+
+/// Whom to join, as whom, and where to keep what comes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Join<'a> {
+    /// `https://HOST:6443`
+    pub url: &'a str,
+    /// One of the token forms.
+    pub token: &'a str,
+    /// Name of the Node object.
+    pub node_name: &'a str,
+    /// What is kept is below `agent/` here.
+    pub data_dir: &'a Path,
+}
+
+/// Joins, or takes what an earlier join gave while its certificate is valid. Tries until the
+/// server answers.
+///
+/// Errors: what trying again would not change.
+pub async fn join(
+    wish: Join<'_>,
+    clock: &Clock,
+    rng: Rng,
+    tasks: &Tasks,
+) -> Result<NodeCredentials, Error> {
+    let (server, _) = config::address(wish.url).map_err(Error::Address)?;
+    let agent = wish.data_dir.join("agent");
+    let folder = agent.join("tls");
+    let token = parse(wish.token)?;
+    if let Some(kept) = kept(&folder, wish.node_name, &server, clock.now()) {
+        let hash = hex::encode(Sha256::digest(kept.ca_pem.as_bytes()));
+        // Another hash means another cluster, or the same one made anew.
+        if token.hash.as_ref().is_none_or(|wanted| *wanted == hash) {
+            return Ok(kept);
+        }
     }
-    let ca_pem = authority(&server, &token, tasks).await?;
-    let key = x509::Key::generate().map_err(|e| local("make the node's key", e))?;
+    let key = kept_key(&folder.join("client.key"))?;
+    let password = kept_password(&agent.join("node-password"))?;
+    let name = format!("system:node:{}", wish.node_name);
     let body = json!({
-        "nodeName": join.node_name,
-        "csr": request(&key, &join.node_name)?,
-        "nodePassword": files.password()?,
+        "nodeName": wish.node_name,
+        "csr": key.request(&name, "system:nodes")?,
+        "nodePassword": password,
     });
-    let endpoint = Endpoint {
-        token: Some(token.secret.clone()),
-        ..Endpoint::new(vec![server.clone()], Trust::Authorities(ca_pem))
+    let body = Bytes::from(body.to_string());
+    let mut pause = Backoff::new(RETRY_FIRST, RETRY_MOST, rng);
+    let joined = loop {
+        match try_join(&server, &token, (wish.node_name, &body), tasks).await {
+            Ok(Some(joined)) => break joined,
+            Ok(None) => tokio::time::sleep(pause.next_delay()).await,
+            Err(error) => return Err(error),
+        }
     };
-    let client = client(endpoint, tasks)?;
-    let body = body.to_string();
-    let answer = patiently(&server, || {
-        client.call(Call::json(Method::POST, "/orch/v1/join", body.clone()))
-    })
-    .await?;
-    let joined: Joined =
-        serde_json::from_slice(&answer).map_err(|e| local("read the server's answer", e))?;
-    files.save(&joined, &key)?;
-    let identity = Identity::new(&joined.certificate, &key.pem())
-        .map_err(|e| local("use the node's certificate", e))?;
-    Ok(Credentials {
-        ca_pem: joined.ca,
-        identity,
-        cluster: joined.cluster,
-        certificate_pem: joined.certificate,
+    let Joined {
+        certificate,
+        ca,
+        cluster,
+    } = joined;
+    write(&folder.join("ca.crt"), ca.as_bytes(), 0o644)?;
+    let facts = serde_json::to_vec(&cluster).map_err(Error::Answer)?;
+    write(&folder.join("cluster.json"), &facts, 0o644)?;
+    // Last, because it is what a later start looks for.
+    write(&folder.join("client.crt"), certificate.as_bytes(), 0o644)?;
+    Ok(NodeCredentials {
+        servers: vec![server],
+        renew_at: Facts::from_pem(&certificate)?.renew_at(),
+        identity: Identity::new(&certificate, &key.pem())?,
+        ca_pem: ca,
+        cluster,
+        folder,
+        node_name: wish.node_name.to_owned(),
     })
 }
 
-/// Keeps the certificate of `credentials` young until `tasks` end, through `transport`, which uses
-/// its identity.
-pub fn keep_renewed(
-    credentials: &Credentials,
-    join: &Join,
-    transport: HttpsTransport,
-    (clock, tasks): (&Clock, &Tasks),
-) {
-    let renewal = Renewal {
-        certificate_pem: credentials.certificate_pem.clone(),
-        identity: credentials.identity.clone(),
-        node_name: join.node_name.clone(),
-        files: Files::new(&join.data_dir),
-        client: Client::new(std::sync::Arc::new(transport.clone())),
-        transport,
-        clock: clock.clone(),
+/// `Ok(None)`: the server does not answer (yet).
+async fn try_join(
+    server: &str,
+    token: &Token,
+    (node, body): (&str, &Bytes),
+    tasks: &Tasks,
+) -> Result<Option<Joined>, Error> {
+    // Connections end with this try.
+    let tasks = tasks.child();
+    let made = |trust: Trust, bearer: Option<String>| -> Result<Client, Error> {
+        let mut endpoint = Endpoint::new(vec![server.to_owned()], trust);
+        endpoint.token = bearer;
+        let transport = HttpsTransport::new(endpoint, &tasks).map_err(Error::Client)?;
+        Ok(Client::new(std::sync::Arc::new(transport)))
     };
-    let cancelled = tasks.cancelled();
-    tasks.service("node-certificate", async move {
-        cancelled.run_until_cancelled(renewal.run()).await;
-    });
+    let anyone = made(Trust::Anyone, None)?;
+    let authority = anyone.call(Call::new(Method::GET, "/cacerts")).await;
+    let Some(authority) = answered(authority, node, server)? else {
+        tasks.cancel();
+        return Ok(None);
+    };
+    drop(anyone);
+    let found = hex::encode(Sha256::digest(&authority));
+    match &token.hash {
+        Some(wanted) if *wanted != found => {
+            tasks.cancel();
+            return Err(Error::WrongServer {
+                server: server.to_owned(),
+                found,
+                wanted: wanted.clone(),
+            });
+        }
+        Some(_) => {}
+        None => tracing::warn!(
+            server,
+            authority_sha256 = found,
+            "the token does not name the cluster's authority, trusting the one that answers"
+        ),
+    }
+    let authority = String::from_utf8_lossy(&authority).into_owned();
+    let client = made(Trust::Authorities(authority), Some(token.bearer.clone()))?;
+    let answer = client
+        .call(Call::json(Method::POST, JOIN_PATH, body.clone()))
+        .await;
+    let answer = answered(answer, node, server);
+    tasks.cancel();
+    match answer? {
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(Error::Answer),
+        None => Ok(None),
+    }
 }
 
-struct Renewal {
-    certificate_pem: String,
-    identity: Identity,
-    node_name: String,
-    files: Files,
-    client: Client,
-    transport: HttpsTransport,
-    clock: Clock,
+/// Tells a refusal, which is final, from a server that is not (quite) there.
+fn answered(
+    answer: client::Result<Bytes>,
+    node: &str,
+    server: &str,
+) -> Result<Option<Bytes>, Error> {
+    match answer {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) => match error.api() {
+            Some(api) if (400..500).contains(&api.code) && api.code != 429 => Err(Error::Refused {
+                node: node.to_owned(),
+                message: api.message.clone(),
+                code: api.code,
+            }),
+            _ => {
+                tracing::info!(server, error = %chain(&error), "the server does not answer yet");
+                Ok(None)
+            }
+        },
+    }
 }
 
-impl Renewal {
-    async fn run(mut self) {
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1, Rng::from_system());
+fn parse(token: &str) -> Result<Token, Error> {
+    let token = token.trim();
+    if token.is_empty() {
+        return Err(Error::Token("it is empty"));
+    }
+    let Some(rest) = token.strip_prefix("K10") else {
+        return Ok(Token {
+            hash: None,
+            bearer: token.to_owned(),
+        });
+    };
+    let Some((hash, bearer)) = rest.split_once("::") else {
+        return Err(Error::Token("there is no `::` in it"));
+    };
+    let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    if !is_hash {
+        return Err(Error::Token("what follows `K10` is not a sha256 in hex"));
+    }
+    if bearer.is_empty() {
+        return Err(Error::Token("there is nothing after `::`"));
+    }
+    Ok(Token {
+        hash: Some(hash.to_ascii_lowercase()),
+        bearer: bearer.to_owned(),
+    })
+}
+
+/// What an earlier join gave, where it is for this node and valid for a while.
+fn kept(folder: &Path, node: &str, server: &str, now: Timestamp) -> Option<NodeCredentials> {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let certificate = read("client.crt")?;
+    let facts = Facts::from_pem(&certificate).ok()?;
+    let is_ours = facts.common_name == format!("system:node:{node}");
+    if !is_ours || facts.not_after <= now || facts.not_before > now {
+        return None;
+    }
+    let cluster = serde_json::from_str(&read("cluster.json")?).ok()?;
+    Some(NodeCredentials {
+        servers: vec![server.to_owned()],
+        ca_pem: read("ca.crt")?,
+        identity: Identity::new(&certificate, &read("client.key")?).ok()?,
+        cluster,
+        renew_at: facts.renew_at(),
+        folder: folder.to_owned(),
+        node_name: node.to_owned(),
+    })
+}
+
+fn kept_key(path: &Path) -> Result<Key, Error> {
+    if let Ok(pem) = fs::read_to_string(path)
+        && let Ok(key) = Key::from_pem(&pem)
+    {
+        return Ok(key);
+    }
+    let key = Key::generate()?;
+    write(path, key.pem().as_bytes(), PRIVATE)?;
+    Ok(key)
+}
+
+fn kept_password(path: &Path) -> Result<String, Error> {
+    if let Ok(text) = fs::read_to_string(path)
+        && !text.trim().is_empty()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let password = hex::encode(tls::random_bytes::<16>());
+    write(path, password.as_bytes(), PRIVATE)?;
+    Ok(password)
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    files::write_atomic(path, content, mode).map_err(|source| Error::File {
+        doing: "write",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+impl NodeCredentials {
+    /// The transport of this node. Connections live in `tasks`.
+    ///
+    /// Errors: the certificates cannot be used.
+    pub fn transport(&self, tasks: &Tasks) -> client::Result<HttpsTransport> {
+        let trust = Trust::Authorities(self.ca_pem.clone());
+        let mut endpoint = Endpoint::new(self.servers.clone(), trust);
+        endpoint.identity = Some(self.identity.clone());
+        HttpsTransport::new(endpoint, tasks)
+    }
+
+    /// Renews the certificate for ever, each time when a third of its life is left, and makes
+    /// `transport` connect anew with it.
+    pub async fn keep_renewed(mut self, transport: HttpsTransport, clock: Clock, rng: Rng) {
+        let client = Client::new(std::sync::Arc::new(transport.clone()));
+        let mut pause = Backoff::new(RETRY_FIRST, Duration::from_secs(300), rng);
         loop {
-            let wait = self.until_due();
-            if !wait.is_zero() {
-                tokio::time::sleep(wait.min(LOOK_AGAIN)).await;
+            let left = self.renew_at.duration_since(clock.now());
+            let left = Duration::try_from(left).unwrap_or_default();
+            // Timers that run for months drift and sleep with the machine: look once an hour.
+            if !left.is_zero() {
+                tokio::time::sleep(left.min(Duration::from_secs(3600))).await;
                 continue;
             }
-            match self.renew().await {
-                Ok(()) => {
-                    tracing::info!("the node's certificate is renewed");
-                    backoff.reset();
+            match self.renew(&client).await {
+                Ok(renew_at) => {
+                    tracing::info!(next = %renew_at, "node certificate renewed");
+                    self.renew_at = renew_at;
+                    transport.reconnect();
+                    pause.reset();
                 }
                 Err(error) => {
-                    tracing::warn!(error = %chain(&error), "certificate not renewed, trying again");
-                    tokio::time::sleep(backoff.next_delay()).await;
+                    tracing::warn!(error, "node certificate not renewed, trying again");
+                    tokio::time::sleep(pause.next_delay()).await;
                 }
             }
         }
     }
 
-    fn until_due(&self) -> Duration {
-        let facts = x509::Facts::from_pem(&self.certificate_pem);
-        let due = facts.map_or(self.clock.now(), |facts| facts.renew_at());
-        let left = due.duration_since(self.clock.now());
-        Duration::try_from(left).unwrap_or_default()
-    }
-
-    async fn renew(&mut self) -> Result<(), JoinError> {
-        let key = x509::Key::generate().map_err(|e| local("make the node's key", e))?;
-        let body = json!({"csr": request(&key, &self.node_name)?}).to_string();
-        let call = Call::json(Method::POST, "/orch/v1/renew", body);
-        let answer = self
-            .client
-            .call(call)
+    async fn renew(&self, client: &Client) -> Result<Timestamp, String> {
+        let text = |error: &(dyn std::error::Error + 'static)| chain(error);
+        let key = Key::generate().map_err(|error| text(&error))?;
+        let name = format!("system:node:{}", self.node_name);
+        let csr = key
+            .request(&name, "system:nodes")
+            .map_err(|error| text(&error))?;
+        let body = json!({"csr": csr}).to_string();
+        let answer = client
+            .call(Call::json(Method::POST, RENEW_PATH, body))
             .await
-            .map_err(|e| local("ask the server", e))?;
-        let answer: serde_json::Value =
-            serde_json::from_slice(&answer).map_err(|e| local("read the server's answer", e))?;
-        let certificate = answer["certificate"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+            .map_err(|error| text(&error))?;
+        let renewed: Renewed =
+            serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+        let facts = Facts::from_pem(&renewed.certificate).map_err(|error| text(&error))?;
         self.identity
-            .replace(&certificate, &key.pem())
-            .map_err(|e| local("use the new certificate", e))?;
-        self.files.save_identity(&certificate, &key)?;
-        self.certificate_pem = certificate;
-        self.transport.reconnect();
-        Ok(())
-    }
-}
-
-/// A token taken apart.
-#[derive(Debug, PartialEq)]
-struct Token {
-    /// SHA-256 of the authority's PEM, in hex.
-    ca_hash: Option<String>,
-    /// What is sent.
-    secret: String,
-}
-
-impl Token {
-    fn parse(text: &str) -> Result<Self, JoinError> {
-        let text = text.trim();
-        let wrong = |why: &str| JoinError::Usage(format!("invalid token: {why}"));
-        if text.is_empty() {
-            return Err(wrong("it is empty"));
-        }
-        let Some(long) = text.strip_prefix("K10") else {
-            return Ok(Self {
-                ca_hash: None,
-                secret: text.to_owned(),
-            });
-        };
-        let (hash, secret) = long.split_once("::").ok_or_else(|| {
-            wrong("`K10<hash>::<user>:<secret>` is expected; is its end missing?")
-        })?;
-        if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(wrong(
-                "between `K10` and `::` 64 hexadecimal digits are expected",
-            ));
-        }
-        if secret.is_empty() {
-            return Err(wrong("after `::` the secret is expected"));
-        }
-        Ok(Self {
-            ca_hash: Some(hash.to_ascii_lowercase()),
-            secret: secret.to_owned(),
-        })
-    }
-
-    fn trusts(&self, ca_pem: &[u8]) -> Result<(), (String, String)> {
-        let found = hex::encode(sha2::Sha256::digest(ca_pem));
-        match &self.ca_hash {
-            Some(wanted) if *wanted != found => Err((found, wanted.clone())),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The cluster's authority, checked against the token.
-async fn authority(server: &str, token: &Token, tasks: &Tasks) -> Result<String, JoinError> {
-    let anyone = client(Endpoint::new(vec![server.to_owned()], Trust::Anyone), tasks)?;
-    let pem = patiently(server, || anyone.call(Call::new(Method::GET, "/cacerts"))).await?;
-    token
-        .trusts(&pem)
-        .map_err(|(found, wanted)| JoinError::Untrusted {
-            server: server.to_owned(),
-            found,
-            wanted,
-        })?;
-    if token.ca_hash.is_none() {
-        tracing::warn!(
-            server,
-            "the token has no hash of the authority: it is believed unseen"
-        );
-    }
-    String::from_utf8(pem.into()).map_err(|e| local("read the server's authority", e))
-}
-
-/// Calls until there is an answer; a refusal is final.
-async fn patiently<F>(server: &str, call: impl Fn() -> F) -> Result<bytes::Bytes, JoinError>
-where
-    F: Future<Output = Result<bytes::Bytes, Error>>,
-{
-    let mut backoff = Backoff::new(RETRY.0, RETRY.1, Rng::from_system());
-    loop {
-        match call().await {
-            Ok(answer) => return Ok(answer),
-            Err(Error::Api(error)) if error.code < 500 && error.code != 429 => {
-                return Err(JoinError::Refused {
-                    server: server.to_owned(),
-                    message: error.message,
-                });
-            }
-            Err(error) => {
-                tracing::warn!(server, error = %chain(&error), "server not reached, trying again");
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
-        }
-    }
-}
-
-fn client(endpoint: Endpoint, tasks: &Tasks) -> Result<Client, JoinError> {
-    let transport = HttpsTransport::new(endpoint, tasks);
-    let transport = transport.map_err(|e| local("set up the connection", e))?;
-    Ok(Client::new(std::sync::Arc::new(transport)))
-}
-
-fn request(key: &x509::Key, node_name: &str) -> Result<String, JoinError> {
-    key.request(&format!("system:node:{node_name}"), "system:nodes")
-        .map_err(|e| local("make the certificate request", e))
-}
-
-fn local(doing: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> JoinError {
-    JoinError::Local {
-        doing: doing.to_owned(),
-        source: source.into(),
-    }
-}
-
-/// Where credentials are kept.
-struct Files {
-    folder: PathBuf,
-    password: PathBuf,
-}
-
-impl Files {
-    fn new(data_dir: &Path) -> Self {
-        let agent = data_dir.join("agent");
-        Self {
-            folder: agent.join("tls"),
-            password: agent.join("node-password"),
-        }
-    }
-
-    /// What is kept, where it is whole, still good, of this name and of the token's cluster.
-    fn load(&self, node_name: &str, token: &Token, clock: &Clock) -> Option<Credentials> {
-        let read = |name: &str| std::fs::read_to_string(self.folder.join(name)).ok();
-        let (ca_pem, certificate_pem) = (read("ca.crt")?, read("node.crt")?);
-        let cluster = serde_json::from_str(&read("cluster.json")?).ok()?;
-        let facts = x509::Facts::from_pem(&certificate_pem).ok()?;
-        let is_ours = facts.common_name == format!("system:node:{node_name}");
-        let is_good = facts.not_after > clock.now();
-        if !is_ours || !is_good || token.trusts(ca_pem.as_bytes()).is_err() {
-            return None;
-        }
-        let identity = Identity::new(&certificate_pem, &read("node.key")?).ok()?;
-        Some(Credentials {
-            ca_pem,
-            identity,
-            cluster,
-            certificate_pem,
-        })
-    }
-
-    fn save(&self, joined: &Joined, key: &x509::Key) -> Result<(), JoinError> {
-        let cluster = serde_json::to_vec(&joined.cluster)
-            .map_err(|e| local("write what the server said of the cluster", e))?;
-        self.write("ca.crt", joined.ca.as_bytes(), 0o644)?;
-        self.write("cluster.json", &cluster, 0o644)?;
-        self.save_identity(&joined.certificate, key)
-    }
-
-    fn save_identity(&self, certificate_pem: &str, key: &x509::Key) -> Result<(), JoinError> {
-        // The key first: a certificate without its key is no credential, and is asked for anew.
-        self.write("node.key", key.pem().as_bytes(), 0o600)?;
-        self.write("node.crt", certificate_pem.as_bytes(), 0o644)
-    }
-
-    fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<(), JoinError> {
-        let path = self.folder.join(name);
-        write_atomic(&path, content, mode)
-            .map_err(|e| local(&format!("write `{}`", path.display()), e))
-    }
-
-    /// Proves to the server that a name is still the same machine's.
-    fn password(&self) -> Result<String, JoinError> {
-        if let Ok(kept) = std::fs::read_to_string(&self.password)
-            && !kept.trim().is_empty()
-        {
-            return Ok(kept.trim().to_owned());
-        }
-        let password = hex::encode(tls::random_bytes::<16>());
-        write_atomic(&self.password, password.as_bytes(), 0o600)
-            .map_err(|e| local(&format!("write `{}`", self.password.display()), e))?;
-        Ok(password)
+            .replace(&renewed.certificate, &key.pem())
+            .map_err(|error| text(&error))?;
+        // A crash between the two leaves a pair that does not fit: the next start joins anew.
+        let kept = write(
+            &self.folder.join("client.key"),
+            key.pem().as_bytes(),
+            PRIVATE,
+        )
+        .and_then(|()| {
+            let path = self.folder.join("client.crt");
+            write(&path, renewed.certificate.as_bytes(), 0o644)
+        });
+        kept.map_err(|error| text(&error))?;
+        Ok(facts.renew_at())
     }
 }
 
@@ -433,41 +452,59 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_taken_apart_or_refused_with_what_is_wrong() {
+    fn all_forms_of_a_token_are_read() {
         let hash = "ab".repeat(32);
-        let long = Token::parse(&format!("K10{hash}::server:geheim\n")).unwrap();
-        assert_eq!(
-            long,
-            Token {
-                ca_hash: Some(hash.clone()),
-                secret: "server:geheim".into()
-            }
-        );
-        let short = Token::parse("geheim").unwrap();
-        assert_eq!(
-            short,
-            Token {
-                ca_hash: None,
-                secret: "geheim".into()
-            }
-        );
-        for bad in [
-            "",
-            "K10abc::x",
-            "K10",
-            &format!("K10{hash}::"),
-            &format!("K10{hash}"),
-        ] {
-            let error = Token::parse(bad).unwrap_err().to_string();
-            assert!(error.starts_with("invalid token: "), "{error}");
+        let long = parse(&format!("K10{hash}::server:abc")).unwrap();
+        assert_eq!(long.hash.as_deref(), Some(hash.as_str()));
+        assert_eq!(long.bearer, "server:abc");
+        let bootstrap = parse(&format!("K10{hash}::abcdef.0123456789abcdef\n")).unwrap();
+        assert_eq!(bootstrap.bearer, "abcdef.0123456789abcdef");
+        let bare = parse("secret").unwrap();
+        assert_eq!((bare.hash, bare.bearer.as_str()), (None, "secret"));
+        for broken in ["", "K10", "K10zz::a", &format!("K10{hash}::"), "K10abc:def"] {
+            assert!(matches!(parse(broken), Err(Error::Token(_))), "{broken}");
         }
     }
 
     #[test]
-    fn another_authority_is_not_trusted() {
-        let hash = hex::encode(sha2::Sha256::digest(b"pem"));
-        let token = Token::parse(&format!("K10{hash}::a:b")).unwrap();
-        assert!(token.trusts(b"pem").is_ok());
-        assert!(token.trusts(b"other").is_err());
+    fn a_password_and_key_are_made_once_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent/node-password");
+        let first = kept_password(&path).unwrap();
+        assert_eq!(first, kept_password(&path).unwrap());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let key = folder.path().join("client.key");
+        let first = kept_key(&key).unwrap().pem();
+        assert_eq!(first, kept_key(&key).unwrap().pem());
+    }
+
+    #[test]
+    fn a_certificate_is_kept_for_its_node_while_it_is_valid() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let lifetime = Duration::from_secs(3600);
+        let authority = x509::Authority::generate("ca", now, lifetime).unwrap();
+        let key = Key::generate().unwrap();
+        let profile = x509::Profile {
+            common_name: "system:node:n1".into(),
+            organization: Some("system:nodes".into()),
+            usage: x509::Usage::Client,
+            dns_names: vec![],
+            addresses: vec![],
+            lifetime,
+        };
+        let certificate = authority.0.sign(&profile, &key, now).unwrap();
+        let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        put("client.crt", &certificate);
+        put("client.key", &key.pem());
+        put("ca.crt", authority.0.pem());
+        put("cluster.json", r#"{"clusterCIDR": "10.244.0.0/16"}"#);
+        let at = |seconds: i64| Timestamp::from_second(1_700_000_000 + seconds).unwrap();
+        let found = kept(folder.path(), "n1", "h:6443", at(10)).unwrap();
+        assert_eq!(found.cluster.cluster_cidr, "10.244.0.0/16");
+        assert!(kept(folder.path(), "n2", "h:6443", at(10)).is_none());
+        assert!(kept(folder.path(), "n1", "h:6443", at(4000)).is_none());
     }
 }

@@ -1,366 +1,417 @@
-//! What the machine is → `Node.status`, with the kubelet's conditions, reasons and texts. Pure.
+//! What a node says of itself. Pure: facts, state and time → `NodeStatus`
+//! (kubernetes `pkg/kubelet/nodestatus`).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Map, Value, json};
 
-use super::resources::Machine;
 use crate::agent::config::Config;
-use crate::api::{quantity::Quantity, time};
 use crate::runtime::{Image, Version};
 
-/// Most images in the status (the kubelet's `nodeStatusMaxImages`).
-const IMAGES_MAX: usize = 50;
-/// Names an image may have in the status.
-const NAMES_PER_IMAGE_MAX: usize = 5;
+use super::resources::{self, Facts, Free};
 
-/// What the status is computed from.
-pub(super) struct Observed<'a> {
-    pub(super) machine: Machine,
-    pub(super) runtime: &'a Version,
-    pub(super) images: &'a [Image],
-    /// Why the runtime does not answer.
-    pub(super) runtime_problem: Option<String>,
-    pub(super) network_ready: bool,
+/// A status without changes is sent this often, to say that the node lives.
+pub(crate) const HEARTBEAT: SignedDuration = SignedDuration::from_secs(300);
+/// Pressure counts this long after it was last seen, so that pods do not come and go.
+const PRESSURE_LASTS: SignedDuration = SignedDuration::from_secs(300);
+/// As the kubelet: largest images, and names each.
+const IMAGES_MOST: usize = 50;
+const IMAGE_NAMES_MOST: usize = 5;
+
+/// What changes about a node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub(crate) runtime_version: Version,
+    /// Why the runtime cannot be used; `None`: it can.
+    pub(crate) runtime_down: Option<String>,
+    /// Why pods get no network; `None`: they do.
+    pub(crate) network_down: Option<String>,
+    pub(crate) images: Vec<Image>,
+    pub(crate) pressure: Pressure,
 }
 
-/// `Node.status` as JSON.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Status(pub(super) Value);
+/// When the machine was last seen short of something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pressure {
+    memory: Option<Timestamp>,
+    disk: Option<Timestamp>,
+    processes: Option<Timestamp>,
+}
 
-impl Status {
-    /// Whether there is a difference that others should know of: heartbeat times are none.
-    pub(super) fn differs_from(&self, other: &Self) -> bool {
-        let bare = |status: &Self| {
-            let mut value = status.0.clone();
-            for condition in value["conditions"].as_array_mut().into_iter().flatten() {
-                condition["lastHeartbeatTime"] = Value::Null;
-            }
-            value
+impl Pressure {
+    /// Takes in what is left now.
+    pub(crate) fn see(
+        &mut self,
+        (facts, free): (&Facts, &Free),
+        eviction_hard: &BTreeMap<String, String>,
+        now: Timestamp,
+    ) {
+        let short = |signal: &str, left: u64, total: u64| {
+            let least = eviction_hard.get(signal);
+            let least = least.and_then(|text| resources::threshold(text, total));
+            least.is_some_and(|least| left < least)
         };
-        bare(self) != bare(other)
+        if short("memory.available", free.memory_bytes, facts.memory_bytes) {
+            self.memory = Some(now);
+        }
+        let disk = |signal| short(signal, free.disk_bytes, free.disk_total_bytes);
+        let inodes =
+            free.inodes_total > 0 && short("nodefs.inodesFree", free.inodes, free.inodes_total);
+        if free.disk_total_bytes > 0
+            && (disk("nodefs.available") || disk("imagefs.available") || inodes)
+        {
+            self.disk = Some(now);
+        }
+        let left = free.processes_total.saturating_sub(free.processes);
+        if short("pid.available", left, free.processes_total) {
+            self.processes = Some(now);
+        }
     }
 }
 
-/// Labels every node has, and those it was configured with.
-pub(super) fn labels(config: &Config) -> BTreeMap<String, String> {
-    let own = [
-        ("kubernetes.io/hostname", config.node_name.as_str()),
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", architecture()),
-        ("beta.kubernetes.io/os", "linux"),
-        ("beta.kubernetes.io/arch", architecture()),
-    ];
-    let own = own
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()));
-    own.chain(config.labels.clone()).collect()
-}
-
-/// The status of now; condition transition times are kept from `before`.
-pub(super) fn status(
+/// The status now; `before` is the one the server has.
+pub(crate) fn status(
     config: &Config,
-    observed: &Observed<'_>,
-    before: Option<&Status>,
-    now: Timestamp,
-) -> Status {
-    let machine = &observed.machine;
-    Status(json!({
-        "addresses": addresses(config),
-        "capacity": capacity(config, machine, 0),
-        "allocatable": capacity(config, machine, reserved_memory(config, machine)),
-        "conditions": conditions(config, observed, before, now),
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": config.node_api_port}},
-        "images": images(observed.images),
-        "nodeInfo": {
-            "architecture": architecture(),
-            "bootID": machine.boot_id,
-            "containerRuntimeVersion":
-                format!("{}://{}", observed.runtime.name, observed.runtime.version),
-            "kernelVersion": machine.kernel,
-            "kubeProxyVersion": config.version,
-            "kubeletVersion": config.version,
-            "machineID": machine.machine_id,
-            "operatingSystem": "linux",
-            "osImage": machine.os_image,
-            "systemUUID": machine.system_uuid,
-        },
-    }))
-}
-
-/// As container images name it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
+    facts: &Facts,
+    state: &State,
+    (before, now): (&NodeStatus, Timestamp),
+) -> NodeStatus {
+    let version = &state.runtime_version;
+    NodeStatus {
+        addresses: Some(addresses(config)),
+        capacity: Some(resources::capacity(facts, config.max_pods)),
+        allocatable: Some(resources::allocatable(
+            facts,
+            config.max_pods,
+            &config.eviction_hard,
+        )),
+        conditions: Some(conditions(state, before, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(config.node_api_port),
+            }),
+        }),
+        images: Some(images(&state.images)),
+        node_info: Some(NodeSystemInfo {
+            architecture: facts.architecture.to_owned(),
+            boot_id: facts.boot_id.clone(),
+            container_runtime_version: format!("{}://{}", version.name, version.version),
+            kernel_version: facts.kernel_version.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: config.version.clone(),
+            machine_id: facts.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: facts.os_image.clone(),
+            system_uuid: facts.system_uuid.clone(),
+            ..NodeSystemInfo::default()
+        }),
+        ..NodeStatus::default()
     }
 }
 
-fn addresses(config: &Config) -> Value {
-    let internal = config
+fn addresses(config: &Config) -> Vec<NodeAddress> {
+    let made = |kind: &str, address: String| NodeAddress {
+        type_: kind.to_owned(),
+        address,
+    };
+    let mut all: Vec<NodeAddress> = config
         .node_ips
         .iter()
-        .map(|ip| json!({"type": "InternalIP", "address": ip}));
-    let hostname = json!({"type": "Hostname", "address": config.node_name});
-    internal.chain([hostname]).collect()
+        .map(|ip: &IpAddr| made("InternalIP", ip.to_string()))
+        .collect();
+    all.push(made("Hostname", config.node_name.clone()));
+    all
 }
 
-fn capacity(config: &Config, machine: &Machine, reserved_memory_bytes: u64) -> Value {
-    let memory = machine.memory_bytes.saturating_sub(reserved_memory_bytes);
-    json!({
-        "cpu": machine.cpus.to_string(),
-        "memory": format!("{}Ki", memory / 1024),
-        "ephemeral-storage": format!("{}Ki", machine.disk_bytes / 1024),
-        "hugepages-1Gi": "0",
-        "hugepages-2Mi": "0",
-        "pods": config.max_pods.to_string(),
-    })
-}
-
-/// What eviction keeps free cannot be promised to pods.
-fn reserved_memory(config: &Config, machine: &Machine) -> u64 {
-    let threshold = config.eviction_hard.get("memory.available");
-    threshold
-        .and_then(|text| threshold_of(text, machine.memory_bytes))
-        .unwrap_or(0)
-}
-
-/// A quantity, or a percentage of `whole`.
-fn threshold_of(text: &str, whole: u64) -> Option<u64> {
-    if let Some(percent) = text.strip_suffix('%') {
-        let part = percent.parse::<f64>().ok()? / 100.0;
-        return Some((whole as f64 * part) as u64);
-    }
-    u64::try_from(text.parse::<Quantity>().ok()?.value()).ok()
-}
-
-/// The name, the reasons and the texts of a pressure condition.
-struct Pressure {
-    kind: &'static str,
-    bad: (&'static str, &'static str),
-    good: (&'static str, &'static str),
-}
-
-const MEMORY: Pressure = Pressure {
-    kind: "MemoryPressure",
-    bad: (
-        "KubeletHasInsufficientMemory",
-        "kubelet has insufficient memory available",
-    ),
-    good: (
-        "KubeletHasSufficientMemory",
-        "kubelet has sufficient memory available",
-    ),
-};
-const DISK: Pressure = Pressure {
-    kind: "DiskPressure",
-    bad: ("KubeletHasDiskPressure", "kubelet has disk pressure"),
-    good: ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-};
-const PIDS: Pressure = Pressure {
-    kind: "PIDPressure",
-    bad: (
-        "KubeletHasInsufficientPID",
-        "kubelet has insufficient PID available",
-    ),
-    good: (
-        "KubeletHasSufficientPID",
-        "kubelet has sufficient PID available",
-    ),
-};
-
-fn conditions(
-    config: &Config,
-    observed: &Observed<'_>,
-    before: Option<&Status>,
-    now: Timestamp,
-) -> Value {
-    let machine = &observed.machine;
-    let below = |signal: &str, left: u64, whole: u64| {
-        let threshold = config.eviction_hard.get(signal);
-        threshold
-            .and_then(|text| threshold_of(text, whole))
-            .is_some_and(|least| left < least)
+fn images(present: &[Image]) -> Vec<ContainerImage> {
+    let mut sorted: Vec<&Image> = present.iter().collect();
+    sorted.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then(a.id.cmp(&b.id)));
+    let made = |image: &Image| ContainerImage {
+        names: Some(image.names.iter().take(IMAGE_NAMES_MOST).cloned().collect()),
+        size_bytes: i64::try_from(image.size_bytes).ok(),
     };
-    let memory = below(
-        "memory.available",
-        machine.memory_available_bytes,
-        machine.memory_bytes,
-    );
-    let disk = below(
-        "nodefs.available",
-        machine.disk_available_bytes,
-        machine.disk_bytes,
-    ) || below(
-        "imagefs.available",
-        machine.disk_available_bytes,
-        machine.disk_bytes,
-    ) || below("nodefs.inodesFree", machine.inodes_free, machine.inodes);
-    let pids = below(
-        "pid.available",
-        machine.pids.saturating_sub(machine.pids_used),
-        machine.pids,
-    );
-    let pressures = [(MEMORY, memory), (DISK, disk), (PIDS, pids)].map(|(pressure, is_bad)| {
-        let (reason, message) = if is_bad { pressure.bad } else { pressure.good };
-        (pressure.kind, is_bad, reason, message.to_owned())
-    });
-    let (is_ready, reason, message) = ready(observed);
-    let all = pressures
-        .into_iter()
-        .chain([("Ready", is_ready, reason, message)]);
-    all.map(|(kind, is_true, reason, message)| {
-        let status = if is_true { "True" } else { "False" };
-        let since = before.and_then(|before| since(before, kind, status));
-        json!({
-            "type": kind, "status": status, "reason": reason, "message": message,
-            "lastHeartbeatTime": time::seconds(now),
-            "lastTransitionTime": since.unwrap_or_else(|| time::seconds(now)),
-        })
-    })
+    sorted.into_iter().take(IMAGES_MOST).map(made).collect()
+}
+
+fn conditions(state: &State, before: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
+    let lasts = |seen: Option<Timestamp>| {
+        seen.is_some_and(|seen| now.duration_since(seen) < PRESSURE_LASTS)
+    };
+    let pressure = &state.pressure;
+    let network = match &state.network_down {
+        None => (false, "PodNetworkIsUp", "pod network is up".to_owned()),
+        Some(why) => (true, "PodNetworkNotReady", why.clone()),
+    };
+    let memory = if lasts(pressure.memory) {
+        (
+            true,
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+        )
+    } else {
+        (
+            false,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        )
+    };
+    let disk = if lasts(pressure.disk) {
+        (true, "KubeletHasDiskPressure", "kubelet has disk pressure")
+    } else {
+        (
+            false,
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        )
+    };
+    let processes = if lasts(pressure.processes) {
+        (
+            true,
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+        )
+    } else {
+        (
+            false,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        )
+    };
+    let owned = |(is, reason, text): (bool, &'static str, &str)| (is, reason, text.to_owned());
+    [
+        ("NetworkUnavailable", network),
+        ("MemoryPressure", owned(memory)),
+        ("DiskPressure", owned(disk)),
+        ("PIDPressure", owned(processes)),
+        ("Ready", ready(state)),
+    ]
+    .into_iter()
+    .map(|(kind, saying)| condition(kind, saying, before, now))
     .collect()
 }
 
-fn ready(observed: &Observed<'_>) -> (bool, &'static str, String) {
-    if let Some(problem) = &observed.runtime_problem {
-        return (
-            false,
-            "KubeletNotReady",
-            format!("container runtime is down: {problem}"),
-        );
+fn ready(state: &State) -> (bool, &'static str, String) {
+    let runtime = state
+        .runtime_down
+        .as_ref()
+        .map(|why| format!("container runtime is down: {why}"));
+    let network = state.network_down.as_ref().map(|why| {
+        format!(
+            "container runtime network not ready: NetworkReady=false \
+             reason:NetworkPluginNotReady message:{why}"
+        )
+    });
+    match (runtime, network) {
+        (None, None) => (
+            true,
+            "KubeletReady",
+            "kubelet is posting ready status".to_owned(),
+        ),
+        (Some(one), None) | (None, Some(one)) => (false, "KubeletNotReady", one),
+        (Some(one), Some(other)) => (false, "KubeletNotReady", format!("[{one}, {other}]")),
     }
-    if !observed.network_ready {
-        let message = "container runtime network not ready: the node has no pod network yet";
-        return (false, "KubeletNotReady", message.to_owned());
-    }
-    (
-        true,
-        "KubeletReady",
-        "kubelet is posting ready status".to_owned(),
-    )
 }
 
-fn since(before: &Status, kind: &str, status: &str) -> Option<String> {
-    let conditions = before.0["conditions"].as_array()?;
-    let same = conditions
-        .iter()
-        .find(|c| c["type"] == kind && c["status"] == status)?;
-    same["lastTransitionTime"].as_str().map(str::to_owned)
+fn condition(
+    kind: &str,
+    (is_true, reason, message): (bool, &'static str, String),
+    before: &NodeStatus,
+    now: Timestamp,
+) -> NodeCondition {
+    let status = if is_true { "True" } else { "False" };
+    let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let before = before.conditions.iter().flatten();
+    let before = before.into_iter().find(|c| c.type_ == kind);
+    let since = before
+        .filter(|before| before.status == status)
+        .and_then(|before| before.last_transition_time.clone());
+    NodeCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_heartbeat_time: Some(Time(second)),
+        last_transition_time: since.or(Some(Time(second))),
+    }
 }
 
-/// The largest images, as the kubelet reports them.
-fn images(images: &[Image]) -> Value {
-    let mut images: Vec<_> = images.iter().collect();
-    images.sort_by(|a, b| {
-        b.size_bytes
-            .cmp(&a.size_bytes)
-            .then_with(|| a.id.cmp(&b.id))
+/// The patch from the status the server has to `new`; `None` where nothing but heartbeats differ
+/// and the last one is not old.
+pub(crate) fn patch(server: &Node, new: &NodeStatus, now: Timestamp) -> Option<Value> {
+    let empty = NodeStatus::default();
+    let old = server.status.as_ref().unwrap_or(&empty);
+    let is_due = last_heartbeat(old).is_none_or(|last| now.duration_since(last) >= HEARTBEAT);
+    let (before, after) = (fields(old), fields(new));
+    let mut changed: Map<String, Value> = after
+        .into_iter()
+        .filter(|(name, value)| name != "conditions" && before.get(name) != Some(value))
+        .collect();
+    if let Some(addresses) = changed.get_mut("addresses").and_then(Value::as_array_mut)
+        && before.contains_key("addresses")
+    {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    let conditions = changed_conditions(old, new, is_due);
+    if changed.is_empty() && conditions.is_empty() {
+        return None;
+    }
+    if !conditions.is_empty() {
+        changed.insert("conditions".to_owned(), Value::Array(conditions));
+    }
+    Some(json!({"status": changed}))
+}
+
+fn last_heartbeat(status: &NodeStatus) -> Option<Timestamp> {
+    let mut all = status.conditions.iter().flatten();
+    let ready = all.find(|c| c.type_ == "Ready")?;
+    Some(ready.last_heartbeat_time.as_ref()?.0)
+}
+
+fn changed_conditions(old: &NodeStatus, new: &NodeStatus, is_due: bool) -> Vec<Value> {
+    let same = |a: &NodeCondition, b: &NodeCondition| {
+        (&a.status, &a.reason, &a.message) == (&b.status, &b.reason, &b.message)
+    };
+    let changed = new.conditions.iter().flatten().filter(|condition| {
+        let before = old.conditions.iter().flatten();
+        let before = before.into_iter().find(|c| c.type_ == condition.type_);
+        is_due || before.is_none_or(|before| !same(before, condition))
     });
-    let entries = images.into_iter().take(IMAGES_MAX).map(|image| {
-        let names: Vec<_> = image.names.iter().take(NAMES_PER_IMAGE_MAX).collect();
-        json!({"names": names, "sizeBytes": image.size_bytes})
-    });
-    entries.collect()
+    changed
+        .filter_map(|condition| serde_json::to_value(condition).ok())
+        .collect()
+}
+
+fn fields(status: &NodeStatus) -> Map<String, Value> {
+    match serde_json::to_value(status) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn observed(network_ready: bool) -> Observed<'static> {
-        static RUNTIME: Version = Version {
-            name: String::new(),
-            version: String::new(),
-        };
-        Observed {
-            machine: Machine {
-                cpus: 2,
-                memory_bytes: 1 << 30,
-                memory_available_bytes: 1 << 29,
-                disk_bytes: 100 << 30,
-                disk_available_bytes: 50 << 30,
-                inodes: 1000,
-                inodes_free: 500,
-                pids: 1000,
-                ..Machine::default()
-            },
-            runtime: &RUNTIME,
-            images: &[],
-            runtime_problem: None,
-            network_ready,
-        }
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
     }
 
     fn config() -> Config {
-        Config::new("n1", "192.168.1.5".parse().unwrap(), "/tmp".into())
+        Config::new("n1", "192.168.1.6".parse().unwrap(), "/d".into())
     }
 
-    fn condition(status: &Status, kind: &str) -> (String, String) {
-        let all = status.0["conditions"].as_array().unwrap();
-        let found = all.iter().find(|c| c["type"] == kind).unwrap();
-        (
-            found["status"].as_str().unwrap().into(),
-            found["reason"].as_str().unwrap().into(),
-        )
+    fn run(state: &State, before: &NodeStatus, second: i64) -> NodeStatus {
+        status(&config(), &Facts::default(), state, (before, at(second)))
     }
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn says(status: &NodeStatus, kind: &str) -> (String, String) {
+        let mut all = status.conditions.iter().flatten();
+        let found = all.find(|c| c.type_ == kind).unwrap();
+        (found.status.clone(), found.message.clone().unwrap())
     }
 
     #[test]
     fn a_node_is_ready_when_runtime_and_network_are() {
-        let status_with = |observed: &Observed<'_>| status(&config(), observed, None, at(1));
-        let ready = status_with(&observed(true));
+        let mut state = State::default();
         assert_eq!(
-            condition(&ready, "Ready"),
-            ("True".into(), "KubeletReady".into())
+            says(&run(&state, &NodeStatus::default(), 0), "Ready").0,
+            "True"
         );
-        let unconnected = status_with(&observed(false));
+        state.network_down = Some("no range of addresses yet".into());
+        let status = run(&state, &NodeStatus::default(), 0);
+        assert_eq!(says(&status, "NetworkUnavailable").0, "True");
         assert_eq!(
-            condition(&unconnected, "Ready"),
-            ("False".into(), "KubeletNotReady".into())
+            says(&status, "Ready").1,
+            "container runtime network not ready: NetworkReady=false \
+             reason:NetworkPluginNotReady message:no range of addresses yet"
         );
-        let mut dead = observed(true);
-        dead.runtime_problem = Some("no answer".into());
-        assert_eq!(condition(&status_with(&dead), "Ready").0, "False");
+        state.runtime_down = Some("no socket".into());
+        let text = says(&run(&state, &NodeStatus::default(), 0), "Ready").1;
+        assert!(text.starts_with("[container runtime is down: no socket, container"));
     }
 
     #[test]
-    fn pressure_follows_the_thresholds() {
-        let mut short = observed(true);
-        short.machine.memory_available_bytes = 50 << 20;
-        short.machine.disk_available_bytes = 5 << 30;
-        let status = status(&config(), &short, None, at(1));
-        assert_eq!(condition(&status, "MemoryPressure").0, "True");
+    fn only_changes_and_old_heartbeats_are_sent() {
+        let state = State::default();
+        let mut node = Node {
+            status: Some(run(&state, &NodeStatus::default(), 0)),
+            ..Node::default()
+        };
+        let before = node.status.clone().unwrap();
+        let later = run(&state, &before, 100);
+        assert_eq!(patch(&node, &later, at(100)), None);
+        let heartbeat = patch(&node, &run(&state, &before, 300), at(300)).unwrap();
         assert_eq!(
-            condition(&status, "DiskPressure").1,
-            "KubeletHasDiskPressure"
+            heartbeat["status"]["conditions"].as_array().unwrap().len(),
+            5
         );
-        assert_eq!(condition(&status, "PIDPressure").0, "False");
+        assert!(heartbeat["status"].get("capacity").is_none());
+        let down = State {
+            runtime_down: Some("x".into()),
+            ..State::default()
+        };
+        let sent = patch(&node, &run(&down, &before, 100), at(100)).unwrap();
+        let conditions = sent["status"]["conditions"].as_array().unwrap();
+        assert_eq!(conditions.len(), 1);
+        assert_eq!(conditions[0]["lastTransitionTime"], at(100).to_string());
+        node.status.as_mut().unwrap().addresses.as_mut().unwrap()[0].address = "1.1.1.1".into();
+        let sent = patch(&node, &later, at(100)).unwrap();
+        let list = sent["status"]["addresses"].as_array().unwrap();
+        assert_eq!(list.last(), Some(&json!({"$patch": "replace"})));
+    }
+
+    #[test]
+    fn pressure_lasts_a_while_after_it_was_seen() {
+        let facts = Facts {
+            memory_bytes: 1 << 30,
+            ..Facts::default()
+        };
+        let mut pressure = Pressure::default();
+        let free = Free {
+            memory_bytes: 1 << 20,
+            ..Free::default()
+        };
+        pressure.see((&facts, &free), &config().eviction_hard, at(0));
+        let state = State {
+            pressure,
+            ..State::default()
+        };
+        let of = |second| {
+            says(
+                &run(&state, &NodeStatus::default(), second),
+                "MemoryPressure",
+            )
+            .0
+        };
         assert_eq!(
-            status.0["allocatable"]["memory"],
-            format!("{}Ki", (1024 - 100) * 1024)
+            (of(10).as_str(), of(299).as_str(), of(300).as_str()),
+            ("True", "True", "False")
+        );
+        assert_eq!(
+            says(&run(&state, &NodeStatus::default(), 1), "DiskPressure").0,
+            "False"
         );
     }
 
     #[test]
-    fn only_news_make_a_difference_and_transitions_keep_their_time() {
-        let first = status(&config(), &observed(true), None, at(1));
-        let second = status(&config(), &observed(true), Some(&first), at(60));
-        assert!(!second.differs_from(&first));
-        assert_eq!(
-            second.0["conditions"][3]["lastTransitionTime"],
-            "1970-01-01T00:00:01Z"
-        );
-        let third = status(&config(), &observed(false), Some(&second), at(70));
-        assert!(third.differs_from(&second));
-        assert_eq!(
-            third.0["conditions"][3]["lastTransitionTime"],
-            "1970-01-01T00:01:10Z"
-        );
+    fn the_largest_images_are_told() {
+        let image = |id: usize| Image {
+            names: (0..7).map(|n| format!("{id}:{n}")).collect(),
+            id: id.to_string(),
+            size_bytes: id as u64,
+            ..Image::default()
+        };
+        let all: Vec<Image> = (0..60).map(image).collect();
+        let told = images(&all);
+        assert_eq!(told.len(), IMAGES_MOST);
+        assert_eq!(told[0].size_bytes, Some(59));
+        assert_eq!(told[0].names.as_ref().unwrap().len(), IMAGE_NAMES_MOST);
     }
 }

@@ -134,7 +134,10 @@ impl Context {
             return Outcome::Attached(Err("the pod has no network namespace".to_owned()));
         };
         let ports = host_ports(&pod);
-        let attached = self.network.attach(uid(&pod), &pinned.network, &ports).await;
+        let attached = self
+            .network
+            .attach(uid(&pod), &pinned.network, &ports)
+            .await;
         Outcome::Attached(attached.map_err(|error| {
             let text = format!(
                 "Failed to create pod sandbox: failed to setup network: {}",
@@ -153,8 +156,7 @@ impl Context {
 
     async fn volumes_made(&self, pod: &Pod) -> Result<Option<Timestamp>, String> {
         let failed = |reason: &str, text: String| {
-            self.recorder
-                .warning(&reference(pod), reason, text.clone());
+            self.recorder.warning(&reference(pod), reason, text.clone());
             text
         };
         if let Err(error) = self.cgroups.set_up(pod) {
@@ -198,7 +200,10 @@ impl Context {
                 let found = self.images.find(spec, &about, credentials).await;
                 found.map(Arc::new)
             }
-            None => Err(("InvalidImageName", "the pod has no such container".to_owned())),
+            None => Err((
+                "InvalidImageName",
+                "the pod has no such container".to_owned(),
+            )),
         };
         Outcome::Image { container, result }
     }
@@ -366,7 +371,10 @@ impl Context {
         let mut own = vec![
             (folder.join("hosts"), PathBuf::from("/etc/hosts")),
             (folder.join("hostname"), PathBuf::from("/etc/hostname")),
-            (folder.join("resolv.conf"), PathBuf::from("/etc/resolv.conf")),
+            (
+                folder.join("resolv.conf"),
+                PathBuf::from("/etc/resolv.conf"),
+            ),
         ];
         if is_host_ipc(pod) {
             own.push(("/dev/shm".into(), "/dev/shm".into()));
@@ -449,7 +457,11 @@ impl Context {
             note(unpinned.map_err(|error| chain(&error)));
         }
         note(self.remove_folders(&uid).await);
-        note(self.cgroups.tear_down(&uid).map_err(|e| format!("remove cgroup: {e}")));
+        note(
+            self.cgroups
+                .tear_down(&uid)
+                .map_err(|e| format!("remove cgroup: {e}")),
+        );
         if forget {
             let logs = self.folders.pod_logs(&pod);
             let folder = self.folders.pod(&uid);

@@ -106,9 +106,15 @@ mod tests {
             "Pod was rejected: Node didn't have enough resource: cpu, requested: 501, used: 1500, \
              capacity: 2000"
         );
-        assert_eq!(refusal(&asks("1m", 1), &one, &node).unwrap().reason, "NodePorts");
+        assert_eq!(
+            refusal(&asks("1m", 1), &one, &node).unwrap().reason,
+            "NodePorts"
+        );
         let two = [asks("1m", 1), asks("1m", 2)];
-        assert_eq!(refusal(&asks("1m", 3), &two, &node).unwrap().reason, "OutOfpods");
+        assert_eq!(
+            refusal(&asks("1m", 3), &two, &node).unwrap().reason,
+            "OutOfpods"
+        );
         assert_eq!(refusal(&asks("9", 3), &two, &BTreeMap::new()), None);
     }
 }

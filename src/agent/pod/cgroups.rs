@@ -58,7 +58,10 @@ impl PodCgroups {
                 self.weigh_burstable()?;
             }
         }
-        cgroups.set(&super::resources::cgroup(&self.root, pod), &limits(&of_pod(pod)))
+        cgroups.set(
+            &super::resources::cgroup(&self.root, pod),
+            &limits(&of_pod(pod)),
+        )
     }
 
     /// Removes the pod's; its processes are gone.

@@ -224,7 +224,10 @@ mod tests {
         let default = "search lan\nnameserver 9.9.9.9\noptions edns0\n";
         let table = [
             (json!({}), cluster),
-            (json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), default),
+            (
+                json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}),
+                default,
+            ),
             (
                 json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}),
                 cluster,
@@ -253,7 +256,10 @@ mod tests {
             "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]});
         let address = ["10.0.0.2".parse().unwrap()];
         let text = hosts(&pod(spec), &host(), &address);
-        assert!(text.contains("\n10.0.0.2\th.s.n.svc.cluster.local\th\n"), "{text}");
+        assert!(
+            text.contains("\n10.0.0.2\th.s.n.svc.cluster.local\th\n"),
+            "{text}"
+        );
         assert!(text.ends_with("\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"));
         let text = hosts(&pod(json!({"hostNetwork": true})), &host(), &address);
         assert_eq!(

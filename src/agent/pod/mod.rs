@@ -38,9 +38,9 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::agent::checkpoint::Checkpoints;
+use crate::agent::checkpoint::{Checkpoints, differs};
 use crate::api::object::ObjectKey;
-use crate::client::{Cache, HasMeta, key_of};
+use crate::client::{Cache, key_of};
 use crate::util::errors::OrLog;
 
 pub(crate) use cgroups::PodCgroups;
@@ -48,14 +48,13 @@ pub(crate) use context::{Context, Machine};
 pub(crate) use names::{Folders, log_root};
 
 use state::Ended;
-use worker::{Attempt, Shown, Signals, Wish, Worker};
+use worker::{Attempt, Shown, Wish, Worker};
 
 /// How long after a start the API is waited for before copies on disk are used.
 const WAIT_FOR_API: Duration = Duration::from_secs(10);
 
 struct Handle {
     wish: watch::Sender<Wish>,
-    signals: Arc<Signals>,
     shown: Arc<Mutex<Shown>>,
 }
 
@@ -204,7 +203,10 @@ impl Pods {
         for uid in found.difference(&listed) {
             let pod = kept.get(uid).cloned().flatten();
             let pod = pod.unwrap_or_else(|| unknown(uid, labelled.get(uid)));
-            tracing::info!(uid, "removing what is left of a pod that is no longer in the API");
+            tracing::info!(
+                uid,
+                "removing what is left of a pod that is no longer in the API"
+            );
             self.wish(Arc::new(pod), true);
         }
     }
@@ -235,7 +237,7 @@ impl Pods {
         if let Some(handle) = workers.get(&uid) {
             let is_news = {
                 let before = handle.wish.borrow();
-                if !is_gone && checkpoint_differs(&before.pod, &pod) {
+                if !is_gone && differs(&before.pod, &pod) {
                     self.0.checkpoints.save(&pod);
                 }
                 let same = before.pod.metadata.resource_version == pod.metadata.resource_version;
@@ -271,7 +273,6 @@ impl Pods {
         let worker = Worker::new(&self.0.context, receiver);
         let handle = Handle {
             wish: sender,
-            signals: worker.signals(),
             shown: worker.shown(),
         };
         self.0.workers.lock().insert(uid.clone(), handle);
@@ -288,7 +289,8 @@ impl Pods {
         let context = &self.0.context;
         let status = pod.status.as_ref();
         let has_begun = status.is_some_and(|status| {
-            status.start_time.is_some() || !matches!(status.phase.as_deref(), None | Some("Pending"))
+            status.start_time.is_some()
+                || !matches!(status.phase.as_deref(), None | Some("Pending"))
         });
         if has_begun || pod.metadata.deletion_timestamp.is_some() {
             return None;
@@ -305,17 +307,7 @@ impl Pods {
         context.recorder.warning(&about, refused.reason, text);
         Some(refused)
     }
-
-    /// Wakes every worker, for tests.
-    #[cfg(test)]
-    fn wake_all(&self) {
-        for handle in self.0.workers.lock().values() {
-            handle.signals.wake();
-        }
-    }
 }
-
-use crate::agent::checkpoint::differs as checkpoint_differs;
 
 /// Takes the worker off the list when it ends.
 struct Forget {
@@ -333,9 +325,8 @@ impl Drop for Forget {
 fn unknown(uid: &str, labels: Option<&BTreeMap<String, String>>) -> Pod {
     let label = |name: &str| labels.and_then(|labels| labels.get(name).cloned());
     let mut pod = Pod::default();
-    let meta = pod.metadata_mut();
-    meta.uid = Some(uid.to_owned());
-    meta.name = label(names::POD_NAME);
-    meta.namespace = label(names::POD_NAMESPACE);
+    pod.metadata.uid = Some(uid.to_owned());
+    pod.metadata.name = label(names::POD_NAME);
+    pod.metadata.namespace = label(names::POD_NAMESPACE);
     pod
 }

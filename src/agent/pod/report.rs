@@ -92,9 +92,11 @@ mod tests {
 
     #[test]
     fn only_changes_are_sent_and_what_is_gone_is_null() {
-        let old = status(json!({"phase": "Pending", "reason": "x", "hostIP": "1.1.1.1",
+        let old = status(
+            json!({"phase": "Pending", "reason": "x", "hostIP": "1.1.1.1",
             "conditions": [{"type": "Ready", "status": "False", "reason": "No", "message": "m"},
-                {"type": "Mine", "status": "True"}]}));
+                {"type": "Mine", "status": "True"}]}),
+        );
         let new = status(json!({"phase": "Running", "hostIP": "1.1.1.1",
             "conditions": [{"type": "Ready", "status": "True"},
                 {"type": "Mine", "status": "True"}]}));

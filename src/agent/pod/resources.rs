@@ -90,7 +90,10 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_bytes: u64)
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+            let requests = container
+                .resources
+                .as_ref()
+                .and_then(|r| r.requests.as_ref());
             let asked = amount(requests, "memory").map_or(0, Quantity::value);
             let all = i128::from(memory_bytes.max(1));
             let score = 1000 - i128::from(asked) * 1000 / all;
@@ -135,7 +138,10 @@ mod tests {
             "limits": {"cpu": "1500m", "memory": "64Mi"}}));
         let got = of_container(first(&pod));
         assert_eq!(got.cpu_shares, Some(256));
-        assert_eq!((got.cpu_quota_us, got.cpu_period_us), (Some(150_000), Some(100_000)));
+        assert_eq!(
+            (got.cpu_quota_us, got.cpu_period_us),
+            (Some(150_000), Some(100_000))
+        );
         assert_eq!(got.memory_limit_bytes, Some(64 << 20));
         let none = of_container(first(&with(json!({}))));
         assert_eq!((none.cpu_shares, none.cpu_quota_us), (Some(2), None));
@@ -159,7 +165,11 @@ mod tests {
         let same = json!({"cpu": "1", "memory": "1Gi"});
         let table = [
             (json!({}), "/k/besteffort/podu", 1000),
-            (json!({"requests": {"memory": "1Gi"}}), "/k/burstable/podu", 750),
+            (
+                json!({"requests": {"memory": "1Gi"}}),
+                "/k/burstable/podu",
+                750,
+            ),
             (json!({"requests": same, "limits": same}), "/k/podu", -997),
         ];
         for (resources, path, score) in table {

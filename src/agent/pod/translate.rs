@@ -89,7 +89,9 @@ fn labels(recipe: &Recipe<'_>) -> BTreeMap<String, String> {
     let image = recipe.image;
     let identity = image.names.iter().find_map(|name| {
         let repository = name.split('@').next().unwrap_or_default();
-        let tag_at = repository.rfind(':').filter(|at| !repository[*at..].contains('/'));
+        let tag_at = repository
+            .rfind(':')
+            .filter(|at| !repository[*at..].contains('/'));
         let repository = tag_at.map_or(repository, |at| &repository[..at]);
         let is_named = !image.digest.is_empty() && !repository.is_empty();
         is_named.then(|| format!("{repository}@{}", image.digest))
@@ -105,7 +107,10 @@ fn labels(recipe: &Recipe<'_>) -> BTreeMap<String, String> {
             names::IMAGE_NAME,
             image.names.first().cloned().unwrap_or_default(),
         ),
-        (names::IMAGE_ID, identity.unwrap_or_else(|| image.id.clone())),
+        (
+            names::IMAGE_ID,
+            identity.unwrap_or_else(|| image.id.clone()),
+        ),
         (names::STOP_SIGNAL, stop_signal(recipe)),
         (names::BOOT, recipe.boot.to_owned()),
     ]
@@ -127,7 +132,10 @@ fn command(
 ) -> Result<Vec<String>, String> {
     let known = |name: &str| variables.get(name).cloned();
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|arg| expand(arg, known)).collect()
+        list.iter()
+            .flatten()
+            .map(|arg| expand(arg, known))
+            .collect()
     };
     let own = expanded(&container.command);
     let args = expanded(&container.args);
@@ -280,9 +288,8 @@ mod tests {
 
     #[test]
     fn volumes_are_bound_as_their_mounts_say() {
-        let mount = |fields: serde_json::Value| -> VolumeMount {
-            serde_json::from_value(fields).unwrap()
-        };
+        let mount =
+            |fields: serde_json::Value| -> VolumeMount { serde_json::from_value(fields).unwrap() };
         let plain = mount(json!({"name": "v", "mountPath": "data"}));
         let got = volume(&plain, "/src".into(), false);
         assert_eq!(got.destination, Path::new("/data"));

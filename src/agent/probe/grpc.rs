@@ -55,10 +55,14 @@ async fn check(host: &str, port: u16, service: &str) -> Result<u64, String> {
         let status = status.or_else(|| grpc_status(body.trailers()?));
         match status.as_deref() {
             Some("0") | None => read_status(&body.to_bytes()),
-            Some("12") => Err("error: this server does not implement the grpc health protocol \
+            Some("12") => Err(
+                "error: this server does not implement the grpc health protocol \
                 (grpc.health.v1.Health)"
-                .to_owned()),
-            Some(code) => Err(format!("error: health rpc failed: rpc error: code = {code}")),
+                    .to_owned(),
+            ),
+            Some(code) => Err(format!(
+                "error: health rpc failed: rpc error: code = {code}"
+            )),
         }
     };
     tokio::pin!(ask);

@@ -272,7 +272,10 @@ mod tests {
         assert_eq!(got.url(), "https://[fd00::2]:8080/ready");
         assert_eq!(got.headers, [("X".to_owned(), "y".to_owned())]);
         let none = IntOrString::String("none".into());
-        assert_eq!(port(&container(), &none).unwrap_err(), "couldn't find port: none");
+        assert_eq!(
+            port(&container(), &none).unwrap_err(),
+            "couldn't find port: none"
+        );
     }
 
     async fn serve(answers: Vec<&'static str>) -> Target {
@@ -302,7 +305,10 @@ mod tests {
         let found = "HTTP/1.1 302 Found\r\nlocation: /next\r\ncontent-length: 0\r\n\r\n";
         let fine = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
         let target = serve(vec![found, fine]).await;
-        assert_eq!(get(&target, "x", LIMIT).await, Outcome::Success("ok".into()));
+        assert_eq!(
+            get(&target, "x", LIMIT).await,
+            Outcome::Success("ok".into())
+        );
         let target = serve(vec!["HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"]).await;
         let failed = Outcome::Failure("HTTP probe failed with statuscode: 500".into());
         assert_eq!(get(&target, "x", LIMIT).await, failed);

@@ -86,9 +86,10 @@ impl Cgroups {
         let path = path.trim_start_matches('/');
         let folders: Vec<PathBuf> = match self {
             Self::V2 { root } => vec![root.join(path)],
-            Self::V1 { controllers } => {
-                controllers.iter().map(|(_, root)| root.join(path)).collect()
-            }
+            Self::V1 { controllers } => controllers
+                .iter()
+                .map(|(_, root)| root.join(path))
+                .collect(),
         };
         folders.iter().try_for_each(|folder| remove_tree(folder))
     }
@@ -116,9 +117,10 @@ impl Cgroups {
         let path = path.trim_start_matches('/');
         let folders: Vec<PathBuf> = match self {
             Self::V2 { root } => vec![make_v2(root, path)?],
-            Self::V1 { controllers } => {
-                controllers.iter().map(|(_, root)| root.join(path)).collect()
-            }
+            Self::V1 { controllers } => controllers
+                .iter()
+                .map(|(_, root)| root.join(path))
+                .collect(),
         };
         for folder in folders {
             fs::create_dir_all(&folder)?;

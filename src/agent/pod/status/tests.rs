@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::agent::pod::restart::{self, CrashLoop};
 use crate::agent::pod::state::Ended;
-use crate::agent::probe::Report;
 use crate::agent::pod::testing::{Scene, at, deleted, exited, instance, pod, running};
+use crate::agent::probe::Report;
 use crate::runtime::Phase;
 
 use super::*;
