@@ -32,6 +32,9 @@ mod health;
 mod kubeconfig;
 mod nodes;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -92,11 +92,17 @@ impl First {
         });
         let address = self.advertise_address.to_string();
         let port = json!({"name": "https", "port": self.port, "protocol": "TCP"});
+        // A server that listens on loopback only leads pods nowhere, and the API does not take it.
+        let (mut subsets, mut slice_endpoints) = (json!([]), json!([]));
+        if !self.advertise_address.is_loopback() {
+            subsets = json!([{"addresses": [{"ip": address}], "ports": [port]}]);
+            slice_endpoints = json!([{"addresses": [address], "conditions": {"ready": true}}]);
+        }
         let endpoints = json!({
             "apiVersion": "v1", "kind": "Endpoints",
             "metadata": {"name": "kubernetes", "namespace": "default",
                 "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-            "subsets": [{"addresses": [{"ip": address}], "ports": [port]}],
+            "subsets": subsets,
         });
         let family = if self.advertise_address.is_ipv4() {
             "IPv4"
@@ -108,7 +114,7 @@ impl First {
             "metadata": {"name": "kubernetes", "namespace": "default",
                 "labels": {"kubernetes.io/service-name": "kubernetes"}},
             "addressType": family, "ports": [port],
-            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+            "endpoints": slice_endpoints,
         });
         let authentication = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
