@@ -7,6 +7,8 @@
 mod bootstrap_token;
 mod cluster_role_aggregation;
 mod deployment;
+mod endpoint_slice;
+mod endpoints;
 mod garbage_collector;
 mod namespace;
 mod node_ipam;
@@ -57,6 +59,8 @@ const ALL: &[fn(&Setup)] = &[
     bootstrap_token::start,
     cluster_role_aggregation::start,
     deployment::start,
+    endpoint_slice::start,
+    endpoints::start,
     garbage_collector::start,
     namespace::start,
     node_ipam::start,

@@ -4,5 +4,6 @@ pub(super) mod adopt;
 pub(super) mod expectations;
 pub(super) mod namespaces;
 pub(super) mod pods;
+pub(super) mod services;
 pub(super) mod status;
 pub(super) mod wire;
