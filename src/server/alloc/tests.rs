@@ -1,3 +1,5 @@
+//! What Services take, keep and give back.
+
 use super::*;
 use crate::store::Txn;
 use crate::store::mvcc::Mvcc;

@@ -1,3 +1,5 @@
+//! The cache over a store that can be broken.
+
 use super::*;
 use crate::server::storage::{codec, keys};
 use crate::store::{Txn, Write};

@@ -1,3 +1,5 @@
+//! Deletes: grace, finalizers, propagation, namespaces.
+
 use serde_json::{Value, json};
 
 use super::harness::Api;

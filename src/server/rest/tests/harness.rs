@@ -22,7 +22,6 @@ use crate::util::tasks::Tasks;
 pub(super) struct Api {
     pub(super) rest: Rest,
     pub(super) store: Arc<Mvcc>,
-    pub(super) clock: Clock,
     pub(super) user: User,
     tasks: Tasks,
 }
@@ -77,13 +76,13 @@ impl Api {
         };
         let registry = Arc::new(Registry::builtin());
         let shared = Arc::clone(&store) as Arc<dyn Store>;
-        let rest = Rest::new(config, registry, shared, clock.clone(), rng, &tasks);
+        let rest = Rest::new(config, registry, shared, clock, rng, &tasks);
         let rest = rest.await.unwrap();
         rest.set_permission(Arc::new(Everything));
         Self {
             rest,
             store,
-            clock,
+
             user: User::system("admin"),
             tasks,
         }

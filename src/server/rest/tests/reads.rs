@@ -1,3 +1,5 @@
+//! Gets, lists and watches.
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Binding, eviction, scale, tokens, ephemeral containers.
+
 use serde_json::{Value, json};
 
 use super::harness::Api;

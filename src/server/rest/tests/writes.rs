@@ -1,3 +1,5 @@
+//! Creates, updates, patches, applies.
+
 use serde_json::{Value, json};
 
 use super::harness::Api;
