@@ -168,9 +168,9 @@ async fn attempt(
     let mut new = change
         .part
         .merge((change.make)(&change.part.view(&old))?, &old);
+    (kind.default)(&mut new);
     prepare::inherit(def, &mut new, &old)?;
     change.part.prepare(def, &mut new, &old);
-    (kind.default)(&mut new);
     prepare::count_generation(def, &mut new, &old);
     if let Some(manager) = change.manager {
         let writer = (manager, change.subresource, core.clock.now());

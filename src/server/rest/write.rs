@@ -1,9 +1,11 @@
 //! Putting objects into the store: how durable, with which preconditions, together with what a
 //! Service takes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::api::object::Object;
 use crate::api::status::ApiError;
@@ -111,7 +113,7 @@ impl Core {
         target: Target<'_>,
         write: Write,
         precondition: Precondition,
-        mut reservation: Option<Reservation>,
+        reservation: Option<Reservation>,
     ) -> Result<Result<Revision, Written>, ApiError> {
         let mut txn = Txn {
             preconditions: vec![precondition],
@@ -123,25 +125,51 @@ impl Core {
             txn.preconditions.extend(preconditions);
             txn.writes.extend(writes);
         }
-        match self.store.txn(txn).await {
-            Ok(revision) => {
-                if let Some(reservation) = reservation {
-                    reservation.commit();
-                }
-                Ok(Ok(revision))
-            }
-            Err(store::Error::Conflict { key, current }) => {
-                let is_allocation = reservation.as_mut().is_some_and(|r| r.lost(&key));
+        let done = match reservation {
+            None => (self.store.txn(txn).await, None),
+            Some(reservation) => self.settle(txn, reservation).await,
+        };
+        match done {
+            (Ok(revision), _) => Ok(Ok(revision)),
+            (Err(store::Error::Conflict { key, current }), reservation) => {
+                let is_allocation = reservation.is_some_and(|mut r| r.lost(&key));
                 Ok(Err(match is_allocation {
                     true => Written::Again,
                     false => Written::Lost(current),
                 }))
             }
-            Err(error) => {
+            (Err(error), _) => {
                 let error = storage::Error::Store(error);
                 Err(errors::storage(error, target.def, target.name))
             }
         }
+    }
+
+    /// Writes what a reservation belongs to. A client that goes away does not stop it half-way:
+    /// the pools must learn what the store did.
+    async fn settle(
+        &self,
+        txn: Txn,
+        reservation: Reservation,
+    ) -> (store::Result<Revision>, Option<Reservation>) {
+        let store = Arc::clone(&self.store);
+        let (answer, answered) = oneshot::channel();
+        self.tasks.job("write a service", async move {
+            let done = match store.txn(txn).await {
+                Ok(revision) => {
+                    reservation.commit();
+                    (Ok(revision), None)
+                }
+                Err(error) => (Err(error), Some(reservation)),
+            };
+            // Whoever asked may have gone.
+            let _ = answer.send(done);
+        });
+        let gone = store::Error::Unavailable {
+            doing: "write a service",
+            why: "the server is ending".to_owned(),
+        };
+        answered.await.unwrap_or((Err(gone), None))
     }
 
     /// What a Service takes or gives back with a write; `None` for other kinds.
