@@ -56,6 +56,16 @@ impl Memory {
             .insert(Bytes::copy_from_slice(key), value.into());
     }
 
+    /// Another one with the same content.
+    pub fn copy(&self) -> Self {
+        let content = self.0.lock();
+        Self(Arc::new(Mutex::new(Content {
+            live: content.live.clone(),
+            flushed: content.flushed.clone(),
+            applies_before_failure: None,
+        })))
+    }
+
     /// All keys, in order.
     pub fn keys(&self) -> Vec<Bytes> {
         self.0.lock().live.keys().cloned().collect()

@@ -52,9 +52,6 @@ use self::frame::{Scan, Tail};
 use self::header::{HEADER_BYTES, Header};
 use crate::store::{Durability, Error, Result, Revision};
 
-/// Room of a segment. What is kept of the journal is counted in these.
-pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
-
 /// The journal of one store, open for appending.
 pub(crate) struct Journal {
     disk: Arc<dyn Disk>,
@@ -100,8 +97,8 @@ pub(crate) struct Found {
     before: Revision,
 }
 
-/// Reads the journal with `identity` on `disk` without changing it. Every frame that may hold
-/// something newer than `after` is shown to `visit`, in order.
+/// Reads the journal with `identity` on `disk` without changing it. Every frame that ends with
+/// `after` or a later revision is shown to `visit`, in order.
 ///
 /// Errors: [`Error::Corrupt`]; what `visit` returns.
 pub(crate) fn read(
@@ -134,7 +131,8 @@ pub(crate) fn read(
         let scan = frame::scan(counted, header.seed(), HEADER_BYTES);
         check_scan(&*disk, header, &scan, next)?;
         for frame in &scan.frames {
-            if frame.revision > after {
+            // The one with `after` itself may be followed by notes of the same revision.
+            if frame.revision >= after {
                 visit(&bytes[frame.payload.clone()])?;
             }
             found.newest = frame.revision;

@@ -24,17 +24,37 @@ use crate::store::{KeyRange, Result, Revision};
 const BATCH_BYTES: usize = 1 << 20;
 /// Removed versions of one batch.
 const DROPS_PER_BATCH: usize = 4096;
-/// Writes wait in memory up to this much: enough that an idle cluster's leases never reach the
-/// backend one by one, little enough not to show in the process's size.
-const APPLY_BYTES: usize = 4 << 20;
-/// Without a disk there is nothing to wait for.
-const APPLY_BYTES_IN_MEMORY: usize = 64 << 10;
-/// Journal since the last checkpoint; what a restart has to read.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
-/// Journal since the last image, at least.
-const IMAGE_BYTES: u64 = 32 << 20;
 /// Keys of an image read at once.
 const IMAGE_PAGE_KEYS: usize = 500;
+
+/// When what is due. All by how much was written, so that an idle store writes nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Thresholds {
+    /// Writes wait in memory up to this much.
+    pub(crate) apply_bytes: usize,
+    /// Journal since the last checkpoint; what a restart has to read.
+    pub(crate) checkpoint_bytes: u64,
+    /// Journal since the last image, at least.
+    pub(crate) image_bytes: u64,
+    /// Of a segment; what is kept of the journal is counted in these.
+    pub(crate) segment_bytes: u64,
+}
+
+impl Thresholds {
+    /// For a store on disk: writes gather long enough that an idle cluster's leases never reach the
+    /// backend one by one, and not so long that they show in the process's size.
+    pub(crate) const ON_DISK: Self = Self {
+        apply_bytes: 4 << 20,
+        checkpoint_bytes: 16 << 20,
+        image_bytes: 32 << 20,
+        segment_bytes: 8 << 20,
+    };
+    /// Without a disk there is nothing to wait for.
+    pub(crate) const IN_MEMORY: Self = Self {
+        apply_bytes: 64 << 10,
+        ..Self::ON_DISK
+    };
+}
 
 /// What a store on disk has beside the backend.
 pub(crate) struct Durable {
@@ -54,13 +74,20 @@ pub(crate) struct Applier {
     shared: Arc<Shared>,
     applied: Revision,
     fingerprint: Fingerprint,
+    thresholds: Thresholds,
     durable: Option<Durable>,
 }
 
 impl Applier {
     /// For a backend that has what `meta` says.
-    pub(crate) fn new(shared: Arc<Shared>, meta: &Meta, durable: Option<Durable>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        meta: &Meta,
+        thresholds: Thresholds,
+        durable: Option<Durable>,
+    ) -> Self {
         Self {
+            thresholds,
             shared,
             applied: meta.applied,
             fingerprint: meta.fingerprint,
@@ -71,11 +98,7 @@ impl Applier {
     /// Does whatever is due.
     pub(crate) fn turn(&mut self) -> Result<()> {
         self.shared.enforce_limits()?;
-        let apply_bytes = match self.durable {
-            Some(_) => APPLY_BYTES,
-            None => APPLY_BYTES_IN_MEMORY,
-        };
-        if self.shared.state.read().pending.weight_bytes() > apply_bytes {
+        if self.shared.state.read().pending.weight_bytes() > self.thresholds.apply_bytes {
             self.apply_all()?;
         }
         let Some(durable) = &self.durable else {
@@ -88,22 +111,18 @@ impl Applier {
                 journal.bytes_after(durable.imaged),
             )
         };
-        if since_checkpoint > CHECKPOINT_BYTES {
+        if since_checkpoint > self.thresholds.checkpoint_bytes {
             self.checkpoint()?;
         }
         let durable = self
             .durable
             .as_ref()
             .filter(|durable| durable.dir.is_some());
-        if durable.is_some_and(|d| since_image > IMAGE_BYTES.max(2 * d.image_bytes)) {
+        let least = self.thresholds.image_bytes;
+        if durable.is_some_and(|d| since_image > least.max(2 * d.image_bytes)) {
             self.make_image()?;
         }
         Ok(())
-    }
-
-    /// Whether [`Applier::turn`] would do something for what was written.
-    pub(crate) fn is_due(shared: &Shared, weight_bytes: usize) -> bool {
-        weight_bytes > APPLY_BYTES || shared.has_long_history()
     }
 
     /// Applies everything that is durable.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::apply::Applier;
+use super::apply::{Applier, Thresholds};
 use super::queue::{Queue, Request, closed};
 use super::write::{GROUP_TXNS_MAX, Writer};
 use crate::store::{Error, Result, Revision, Txn};
@@ -169,7 +169,8 @@ fn run_writer(shared: &Shared, alarm: &Alarm, queue: &Queue, mut writer: Writer)
         if !taken.requests.is_empty() {
             wait_for_applier(shared, alarm);
             serve(&mut writer, taken.requests);
-            if Applier::is_due(shared, shared.state.read().pending.weight_bytes()) {
+            let due = Thresholds::ON_DISK.apply_bytes;
+            if shared.state.read().pending.weight_bytes() > due || shared.has_long_history() {
                 alarm.ring();
             }
         }

@@ -14,6 +14,8 @@ mod read;
 mod restore;
 mod revision;
 mod state;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::BTreeMap;
@@ -30,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub use compact::HistoryLimits;
 pub(crate) use dir::DataDir;
 
-use self::apply::Applier;
+use self::apply::{Applier, Thresholds};
 use self::commit::Committer;
 use self::meta::Meta;
 use self::restore::Opened;
@@ -197,7 +199,12 @@ impl Mvcc {
         let shared = Arc::new(Shared::new(&config, State::default(), backend, None));
         shared.set_durable(Revision(u64::MAX));
         let writer = Writer::new(shared.clone(), None, None);
-        let applier = Applier::new(shared.clone(), &Meta::default(), None);
+        let applier = Applier::new(
+            shared.clone(),
+            &Meta::default(),
+            Thresholds::IN_MEMORY,
+            None,
+        );
         Self::with(shared, Committer::inline(writer, applier), None)
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::apply::{Applier, Durable, put};
+use super::apply::{Applier, Durable, Thresholds, put};
 use super::compact::HistoryLimits;
 use super::dir::{DataDir, remove_all};
 use super::entry::{Entry, decode};
@@ -25,7 +25,7 @@ use super::state::{Lost, PendingWrite, State};
 use super::write::{LOST_REVISIONS, Writer};
 use super::{Config, Shared};
 use crate::store::backend::{Backend, Batch, sled::Sled};
-use crate::store::journal::{self, Found, SEGMENT_BYTES, disk::Disk, disk::Folder};
+use crate::store::journal::{self, Found, disk::Disk, disk::Folder};
 use crate::store::snapshot;
 use crate::store::ttl::Due;
 use crate::store::{Error, KeyValue, Result, Revision};
@@ -78,7 +78,7 @@ pub(crate) fn open(config: &Config, dir: &Arc<DataDir>) -> Result<Opened> {
         loaded,
         replay,
         segments,
-        segment_bytes: SEGMENT_BYTES,
+        thresholds: Thresholds::ON_DISK,
         imaged: imaged.unwrap_or_default(),
         image_bytes,
         dir: Some(dir.clone()),
@@ -368,7 +368,7 @@ pub(crate) struct Parts {
     pub(crate) loaded: Loaded,
     pub(crate) replay: Replay,
     pub(crate) segments: Arc<dyn Disk>,
-    pub(crate) segment_bytes: u64,
+    pub(crate) thresholds: Thresholds,
     pub(crate) dir: Option<Arc<DataDir>>,
     pub(crate) imaged: Revision,
     pub(crate) image_bytes: u64,
@@ -411,7 +411,7 @@ pub(crate) fn assemble(config: &Config, parts: Parts) -> Result<Opened> {
     });
     state.current = lost.map_or(newest, |lost| lost.until);
     state.lost.extend(lost);
-    let journal = replay.found.open(parts.segment_bytes, newest)?;
+    let journal = replay.found.open(parts.thresholds.segment_bytes, newest)?;
     let journal = Arc::new(Mutex::new(journal));
     let dir_path = parts.dir.as_ref().map(|dir| dir.path().to_owned());
     let shared = Arc::new(Shared::new(config, state, backend, dir_path));
@@ -431,7 +431,7 @@ pub(crate) fn assemble(config: &Config, parts: Parts) -> Result<Opened> {
     };
     Ok(Opened {
         writer: Writer::new(shared.clone(), Some(journal), lost),
-        applier: Applier::new(shared.clone(), &meta, Some(durable)),
+        applier: Applier::new(shared.clone(), &meta, parts.thresholds, Some(durable)),
         has_deadlines: !shared.deadlines.is_empty(),
         shared,
     })

@@ -46,6 +46,9 @@ pub(crate) struct Writer {
     /// To be written before anything else.
     lost: Option<Lost>,
     relaxed_revisions: u64,
+    /// Nothing was synced since the store was opened. Until then the journal may end with the note
+    /// that nothing is missing, which must not stay true of what is given out now.
+    is_first: bool,
     payload: Vec<u8>,
 }
 
@@ -61,6 +64,7 @@ impl Writer {
             journal,
             lost,
             relaxed_revisions: 0,
+            is_first: true,
             payload: Vec::new(),
         }
     }
@@ -91,6 +95,7 @@ impl Writer {
         let mut journal = journal.lock();
         let relaxed_revisions = self.relaxed_revisions + group.last.0 - before.0;
         let is_synced = group.is_synced
+            || self.is_first
             || relaxed_revisions > RELAXED_REVISIONS_MAX
             || journal.unsynced_bytes() > RELAXED_BYTES_MAX;
         let durability = match is_synced {
@@ -104,6 +109,7 @@ impl Writer {
         self.payload.shrink_to(PAYLOAD_BYTES_KEPT);
         self.relaxed_revisions = relaxed_revisions;
         if is_synced {
+            self.is_first = false;
             self.relaxed_revisions = 0;
             self.shared.set_durable(group.last);
         }
