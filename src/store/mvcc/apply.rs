@@ -142,7 +142,8 @@ impl Applier {
             let lost = state.lost.iter().filter(|lost| lost.until <= applied);
             let meta = Meta {
                 applied,
-                compacted: state.compacted.min(applied),
+                // Also where it is beyond: what was compacted before it was applied never is.
+                compacted: state.compacted,
                 lost: lost.copied().collect(),
                 fingerprint: self.fingerprint,
             };

@@ -69,11 +69,12 @@ impl Shared {
     }
 
     /// One bounded step towards the compacted revision; `true` when there is nothing left to do
-    /// now.
-    pub(crate) fn compact_step(&self) -> bool {
+    /// now. What is superseded only by a write that may still be lost is kept.
+    fn compact_step(&self) -> bool {
         let mut state = self.state.write();
         let pinned = self.pins.lock().keys().next().copied();
-        let to = pinned.map_or(state.compacted, |pinned| pinned.min(state.compacted));
+        let most = state.compacted.min(self.durable());
+        let to = pinned.map_or(most, |pinned| pinned.min(most));
         let (dropped, done) = state.index.compact_step(to, WRITES_PER_STEP);
         for change in dropped {
             state.pending.drop_version(change.key, &change.version);
@@ -100,7 +101,11 @@ impl Shared {
         };
         match target {
             Some(target) => self.compact(target),
-            None => Ok(()),
+            None => {
+                // What an earlier compaction had to leave.
+                while !self.compact_step() {}
+                Ok(())
+            }
         }
     }
 

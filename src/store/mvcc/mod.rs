@@ -249,7 +249,10 @@ impl Mvcc {
             let Some((mut writer, mut applier)) = committer.end() else {
                 return Ok(());
             };
-            let ended = applier.checkpoint().and_then(|()| writer.close());
+            let ended = writer
+                .sync()
+                .and_then(|()| applier.checkpoint())
+                .and_then(|()| writer.close());
             shared.backend.write().take();
             if let (Ok(()), Some(dir)) = (&ended, dir) {
                 dir.release();
