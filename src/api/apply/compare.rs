@@ -34,7 +34,7 @@ impl Comparison {
     pub(super) fn without(mut self, ignored: &Set) -> Self {
         if !ignored.is_empty() {
             for set in [&mut self.added, &mut self.modified, &mut self.removed] {
-                *set = set.recursive_difference(ignored);
+                *set = std::mem::take(set).recursive_difference(ignored);
             }
         }
         self
@@ -45,7 +45,7 @@ impl Comparison {
     }
 
     pub(super) fn changed(&self) -> Set {
-        self.added.union(&self.modified)
+        self.added.clone().union(self.modified.clone())
     }
 }
 

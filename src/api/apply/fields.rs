@@ -243,7 +243,7 @@ impl Set {
             if let Some(name) = path.first() {
                 let mut one = Set::default();
                 one.push(Step::field(name), own);
-                set = set.union(&one);
+                set = set.union(one);
             }
         }
         set
@@ -277,7 +277,8 @@ impl Set {
             match self.entries.last_mut() {
                 Some(last) if last.step == entry.step => {
                     last.own.member |= entry.own.member;
-                    last.own.below = last.own.below.union(&entry.own.below);
+                    let below = std::mem::take(&mut last.own.below);
+                    last.own.below = below.union(entry.own.below);
                 }
                 _ => self.entries.push(entry),
             }
@@ -299,50 +300,86 @@ impl Set {
     }
 
     /// What is in either.
-    pub fn union(&self, other: &Set) -> Set {
-        self.joined(other, |one, other| match (one, other) {
-            (Some(one), Some(other)) => Own {
-                member: one.member || other.member,
-                below: one.below.union(&other.below),
-            },
-            (one, other) => one.or(other).cloned().unwrap_or_default(),
-        })
+    pub fn union(mut self, other: Set) -> Set {
+        if self.is_empty() {
+            return other;
+        }
+        if other.is_empty() {
+            return self;
+        }
+        let mut ones = std::mem::take(&mut self.entries).into_iter().peekable();
+        let mut twos = other.entries.into_iter().peekable();
+        loop {
+            let order = match (ones.peek(), twos.peek()) {
+                (None, None) => return self,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(one), Some(two)) => one.step.cmp(&two.step),
+            };
+            let one = if order.is_le() { ones.next() } else { None };
+            let two = if order.is_ge() { twos.next() } else { None };
+            let joined = match (one, two) {
+                (Some(one), Some(two)) => Some(Entry {
+                    step: one.step,
+                    own: Own {
+                        member: one.own.member || two.own.member,
+                        below: one.own.below.union(two.own.below),
+                    },
+                }),
+                (one, two) => one.or(two),
+            };
+            self.entries.extend(joined);
+        }
     }
 
     /// What is in both.
     pub fn intersection(&self, other: &Set) -> Set {
-        self.joined(other, |one, other| match (one, other) {
-            (Some(one), Some(other)) => Own {
-                member: one.member && other.member,
-                below: one.below.intersection(&other.below),
-            },
-            _ => Own::default(),
-        })
+        let mut both = Set::default();
+        for entry in &self.entries {
+            if let Some(own) = other.get(&entry.step) {
+                let member = entry.own.member && own.member;
+                let below = entry.own.below.intersection(&own.below);
+                if member || !below.is_empty() {
+                    both.push(entry.step.clone(), Own { member, below });
+                }
+            }
+        }
+        both
     }
 
     /// What is in this one alone. What is below a place that both hold stays.
-    pub fn difference(&self, other: &Set) -> Set {
-        self.joined(other, |one, other| match (one, other) {
-            (Some(one), Some(other)) => Own {
-                member: one.member && !other.member,
-                below: one.below.difference(&other.below),
-            },
-            (Some(one), None) => one.clone(),
-            (None, _) => Own::default(),
+    pub fn difference(self, other: &Set) -> Set {
+        self.less(other, |own, other| Own {
+            member: own.member && !other.member,
+            below: own.below.difference(&other.below),
         })
     }
 
     /// What is in this one alone and not below anything of the other.
-    pub fn recursive_difference(&self, other: &Set) -> Set {
-        self.joined(other, |one, other| match (one, other) {
-            (Some(_), Some(other)) if other.member => Own::default(),
-            (Some(one), Some(other)) => Own {
-                member: one.member,
-                below: one.below.recursive_difference(&other.below),
-            },
-            (Some(one), None) => one.clone(),
-            (None, _) => Own::default(),
+    pub fn recursive_difference(self, other: &Set) -> Set {
+        self.less(other, |own, other| {
+            if other.member {
+                return Own::default();
+            }
+            Own {
+                member: own.member,
+                below: own.below.recursive_difference(&other.below),
+            }
         })
+    }
+
+    /// What `rest` leaves of the entries that the other one has too.
+    fn less(mut self, other: &Set, rest: impl Fn(Own, &Own) -> Own) -> Set {
+        if self.is_empty() || other.is_empty() {
+            return self;
+        }
+        self.entries.retain_mut(|entry| {
+            if let Some(other) = other.get(&entry.step) {
+                entry.own = rest(std::mem::take(&mut entry.own), other);
+            }
+            !entry.own.is_empty()
+        });
+        self
     }
 
     /// Whether all of it is in `other`.
@@ -372,31 +409,6 @@ impl Set {
             }
             entry.own.below.collect_paths(at, paths);
             at.pop();
-        }
-    }
-
-    /// Walks both in step order; what `join` makes of each step is kept unless it is nothing.
-    fn joined(&self, other: &Set, join: impl Fn(Option<&Own>, Option<&Own>) -> Own) -> Set {
-        let mut out = Set::default();
-        let (mut ones, mut twos) = (
-            self.entries.iter().peekable(),
-            other.entries.iter().peekable(),
-        );
-        loop {
-            let order = match (ones.peek(), twos.peek()) {
-                (None, None) => return out,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(one), Some(two)) => one.step.cmp(&two.step),
-            };
-            let one = if order.is_le() { ones.next() } else { None };
-            let two = if order.is_ge() { twos.next() } else { None };
-            let made = join(one.map(|e| &e.own), two.map(|e| &e.own));
-            if !made.is_empty()
-                && let Some(entry) = one.or(two)
-            {
-                out.push(entry.step.clone(), made);
-            }
         }
     }
 }
@@ -447,8 +459,11 @@ mod tests {
     fn membership_of_a_place_is_apart_from_what_is_below() {
         let both = set(json!({"f:a": {".": {}, "f:b": {}}}));
         let place = set(json!({"f:a": {}}));
-        assert_eq!(both.difference(&place), set(json!({"f:a": {"f:b": {}}})));
-        assert!(both.recursive_difference(&place).is_empty());
+        assert_eq!(
+            both.clone().difference(&place),
+            set(json!({"f:a": {"f:b": {}}}))
+        );
+        assert!(both.clone().recursive_difference(&place).is_empty());
         assert_eq!(both.intersection(&place), place);
         assert!(place.is_within(&both) && !both.is_within(&place));
     }
@@ -468,12 +483,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_algebra_holds(a in sets(), b in sets()) {
-            let (only_a, both, union) = (a.difference(&b), a.intersection(&b), a.union(&b));
-            prop_assert_eq!(only_a.union(&both), a.clone());
-            prop_assert_eq!(&union, &b.union(&a));
+            let (only_a, both) = (a.clone().difference(&b), a.intersection(&b));
+            let union = a.clone().union(b.clone());
+            prop_assert_eq!(only_a.clone().union(both.clone()), a.clone());
+            prop_assert_eq!(&union, &b.clone().union(a.clone()));
             prop_assert!(a.is_within(&union) && both.is_within(&a) && both.is_within(&b));
             prop_assert!(only_a.intersection(&b).is_empty());
-            prop_assert!(a.recursive_difference(&b).is_within(&only_a));
+            prop_assert!(a.clone().recursive_difference(&b).is_within(&only_a));
             prop_assert_eq!(Set::parse(&union.print()).unwrap(), union);
         }
     }

@@ -167,7 +167,7 @@ impl Managed {
         match self.find(&id) {
             Some(place) => {
                 let manager = &mut self.0[place];
-                manager.set = manager.set.union(&set);
+                manager.set = std::mem::take(&mut manager.set).union(set);
                 manager.time = time;
             }
             None => self.0.push(Manager { id, time, set }),
@@ -194,7 +194,7 @@ impl Managed {
                 Some(first) if count > UPDATERS_MAX => {
                     first.id.manager = ANCIENT.to_owned();
                     first.id.subresource.clear();
-                    first.set = first.set.union(&manager.set);
+                    first.set = std::mem::take(&mut first.set).union(manager.set);
                     first.time = manager.time;
                     count -= 1;
                 }

@@ -127,7 +127,7 @@ pub(super) fn prune(
 ) -> Map<String, Value> {
     let all = managed
         .iter()
-        .fold(Set::default(), |all, set| all.union(set));
+        .fold(Set::default(), |all, set| all.union((*set).clone()));
     if last.is_within(&all) {
         return merged;
     }
@@ -138,7 +138,7 @@ pub(super) fn prune(
     // Without all that was applied before …
     let bare = named(&fields_of(node, &less(&last)));
     // … but with what anybody still owns …
-    let owned = less(&merged_set.difference(&bare.union(&all)));
+    let owned = less(&merged_set.clone().difference(&bare.union(all)));
     // … and with what was never his to remove.
     let owned_set = named(&fields_of(node, &owned));
     less(&merged_set.difference(&owned_set).intersection(&last))

@@ -252,7 +252,7 @@ fn own_changes(comparison: Comparison, writer: &Writer<'_>) -> Comparison {
         &mut comparison.modified,
         &mut comparison.removed,
     ] {
-        *set = set.difference(&SYSTEM);
+        *set = std::mem::take(set).difference(&SYSTEM);
     }
     comparison
 }
@@ -275,11 +275,11 @@ fn before_first_apply(live: &Object, writer: &Writer<'_>) -> Managed {
 
 /// Takes changed and removed fields from everybody but `except`.
 fn disown(managed: &mut Managed, comparison: &Comparison, except: Option<&Id>, version: &str) {
-    let gone = comparison.changed().union(&comparison.removed);
+    let gone = comparison.changed().union(comparison.removed.clone());
     for manager in &mut managed.0 {
         let is_writer = except.is_some_and(|id| manager.id.is(id));
         if !is_writer && manager.id.api_version == version {
-            manager.set = manager.set.difference(&gone);
+            manager.set = std::mem::take(&mut manager.set).difference(&gone);
         }
     }
     managed.drop_empty();

@@ -640,7 +640,7 @@ mod any_object {
             bare.metadata_mut().remove("managedFields");
             let present = schema::fields_of(node, &bare.0).difference(&SYSTEM);
             let owners = Managed::of(&second).0;
-            let all = owners.iter().fold(Set::default(), |all, m| all.union(&m.set));
+            let all = owners.iter().fold(Set::default(), |all, m| all.union(m.set.clone()));
             prop_assert!(present.is_within(&all), "{} not in {}", present.print(), all.print());
             let both = owners.iter().map(|m| &m.set).collect::<Vec<_>>();
             if let [one, two] = both.as_slice() {
