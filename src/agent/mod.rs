@@ -55,8 +55,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Randomness.
     pub rng: Rng,
-    /// Where cgroups are mounted, normally `/sys/fs/cgroup`; `None`: no cgroup is made around
-    /// pods (hollow nodes).
+    /// Where cgroups are mounted, normally `/sys/fs/cgroup`; `None`: a hollow node, for which no
+    /// cgroup is made and nothing mounted.
     pub cgroups: Option<PathBuf>,
 }
 
@@ -111,10 +111,14 @@ impl Agent {
             make_folder(&folder)?;
         }
         let memory = folders.memory();
-        sys::mount::tmpfs(&memory, 0o700, None).map_err(|source| Error::Memory {
-            path: memory,
-            source,
-        })?;
+        if parts.cgroups.is_none() {
+            make_folder(&memory)?;
+        } else {
+            sys::mount::tmpfs(&memory, 0o700, None).map_err(|source| Error::Memory {
+                path: memory,
+                source,
+            })?;
+        }
         let client = Client::new(parts.transport.clone()).named("kubelet");
         let informers = Informers::new(client.clone(), tasks.clone());
         let facts = node::resources::facts(&config.data_dir);

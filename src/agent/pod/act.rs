@@ -184,7 +184,7 @@ impl Context {
         if !hosts.exists() {
             std::fs::write(hosts, files::hosts(pod, &host, &[]))?;
         }
-        if spans_containers(pod) && !is_host_ipc(pod) {
+        if spans_containers(pod) && !is_host_ipc(pod) && !self.cgroups.is_hollow() {
             let shm = folder.join("shm");
             crate::agent::sys::mount::tmpfs(&shm, 0o1777, Some(64 << 20))?;
         }

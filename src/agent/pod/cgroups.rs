@@ -31,6 +31,11 @@ impl PodCgroups {
         }
     }
 
+    /// Whether this node only pretends to run containers.
+    pub(crate) fn is_hollow(&self) -> bool {
+        self.cgroups.is_none()
+    }
+
     /// Makes those of all pods and of the classes.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         let Some(cgroups) = &self.cgroups else {

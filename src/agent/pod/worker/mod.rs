@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::probe::{self, Kind, Outcome as Probed, Probes, Subject};
 use crate::client::{Patch, reference};
 use crate::runtime::{Exit, Phase};
-use crate::util::errors::chain;
+use crate::util::errors::{OrLog, chain};
 
 use super::act::{self, Launch, NotLaunched, Outcome, ReportFailure};
 use super::context::{Context, container_named, container_reference, uid};
@@ -187,6 +187,7 @@ impl Worker {
         loop {
             let plan = self.lap();
             if plan.stage == Stage::Gone {
+                self.remove_folder();
                 break;
             }
             let wake_at = [plan.wake_at, self.reporting.retry_at]
@@ -199,6 +200,14 @@ impl Worker {
             }
         }
         self.context.pleg.unsubscribe(&uid);
+    }
+
+    /// The last news of a pod may have been kept on disk after it was taken down.
+    fn remove_folder(&self) {
+        let folder = self.context.folders.pod(uid(&self.pod));
+        if folder.exists() {
+            std::fs::remove_dir_all(folder).ok_or_log("remove the folder of a pod");
+        }
     }
 
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
