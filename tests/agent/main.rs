@@ -32,9 +32,16 @@ async fn a_pod_runs_is_ready_and_leaves_nothing_when_deleted() {
     assert!(spec.env.contains(&ip), "{:?}", spec.env);
     assert!(spec.env.contains(&"KUBERNETES_SERVICE_PORT=443".to_owned()));
     let token = "/var/run/secrets/kubernetes.io/serviceaccount";
-    let mount = spec.mounts.iter().find(|m| m.destination.ends_with(&token[1..]));
+    let mount = spec
+        .mounts
+        .iter()
+        .find(|m| m.destination.ends_with(&token[1..]));
     let source = &mount.unwrap().source;
-    assert!(std::fs::read_to_string(source.join("token")).unwrap().starts_with("ey"));
+    assert!(
+        std::fs::read_to_string(source.join("token"))
+            .unwrap()
+            .starts_with("ey")
+    );
     assert!(source.join("ca.crt").exists());
     for reason in ["Pulled", "Created", "Started"] {
         world.until_event("p", reason).await;
@@ -60,9 +67,7 @@ async fn a_pod_runs_is_ready_and_leaves_nothing_when_deleted() {
 async fn the_node_has_a_lease_and_its_facts() {
     let world = World::start().await;
     let leases = world.client.namespaced::<Lease>("kube-node-lease");
-    let lease = world
-        .until("lease", async || leases.get(NODE).await)
-        .await;
+    let lease = world.until("lease", async || leases.get(NODE).await).await;
     let spec = lease.spec.unwrap();
     assert_eq!(spec.holder_identity.as_deref(), Some(NODE));
     let nodes = world.client.all::<k8s_openapi::api::core::v1::Node>();
@@ -134,11 +139,18 @@ async fn an_agent_that_starts_anew_touches_no_container() {
     world
         .until("p is known again", async || {
             let ids = world.ids("p", "c");
-            (ids == [id.clone()]).then_some(()).ok_or(format!("{ids:?}"))
+            (ids == [id.clone()])
+                .then_some(())
+                .ok_or(format!("{ids:?}"))
         })
         .await;
     let calls = world.runtime.calls();
-    assert!(!calls.iter().any(|(call, of)| *of == id && *call != "exec_sync"), "{calls:?}");
+    assert!(
+        !calls
+            .iter()
+            .any(|(call, of)| *of == id && *call != "exec_sync"),
+        "{calls:?}"
+    );
     let after = world.until_ready_pod("p").await;
     assert_eq!(before, after, "also its status is the same");
     assert_eq!(world.network.count(), 1);
@@ -169,7 +181,11 @@ async fn init_containers_and_sidecars_keep_their_order() {
     let status = world.until_status("p", |s| s["phase"] == "Succeeded").await;
     assert_eq!(condition(&status, "Ready"), "False");
     let (side, _) = world.running("p", "s");
-    assert_eq!(world.runtime.signals(&side), [15], "the sidecar was stopped after");
+    assert_eq!(
+        world.runtime.signals(&side),
+        [15],
+        "the sidecar was stopped after"
+    );
     world.stop().await;
 }
 
@@ -212,10 +228,16 @@ async fn a_changed_object_reaches_its_volume() {
         "MountVolume.SetUp failed for volume \"v\" : configmap \"cm\" not found"
     );
     let map = json!({"metadata": {"name": "cm"}, "data": {"k": "1"}});
-    maps.create(&serde_json::from_value(map).unwrap()).await.unwrap();
+    maps.create(&serde_json::from_value(map).unwrap())
+        .await
+        .unwrap();
     world.until_ready_pod("p").await;
     let (_, spec) = world.running("p", "c");
-    let mount = spec.mounts.iter().find(|m| m.destination.ends_with("v")).unwrap();
+    let mount = spec
+        .mounts
+        .iter()
+        .find(|m| m.destination.ends_with("v"))
+        .unwrap();
     let read = || std::fs::read_to_string(mount.source.join("k")).unwrap();
     assert_eq!(read(), "1");
     let patch = Patch::Merge(json!({"data": {"k": "2"}}));
@@ -256,7 +278,9 @@ async fn images_and_starts_that_fail_say_why() {
     let mut once = spec("image:1", "Never");
     once["restartPolicy"] = json!("Never");
     world.create("broken", once).await;
-    let status = world.until_status("broken", |s| s["phase"] == "Failed").await;
+    let status = world
+        .until_status("broken", |s| s["phase"] == "Failed")
+        .await;
     let ended = &status["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(ended["reason"], "StartError");
     assert_eq!(ended["exitCode"], 128);
@@ -280,13 +304,18 @@ async fn a_container_that_does_not_listen_is_killed_when_its_time_is_over() {
     world
         .until("SIGTERM", async || {
             let signals = world.runtime.signals(&id);
-            (signals == [15]).then_some(()).ok_or(format!("{signals:?}"))
+            (signals == [15])
+                .then_some(())
+                .ok_or(format!("{signals:?}"))
         })
         .await;
     let began = tokio::time::Instant::now();
     world.delete("p", Some(1)).await;
     world.until_gone("p").await;
-    assert!(began.elapsed() < Duration::from_secs(10), "the shorter grace counts");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "the shorter grace counts"
+    );
     world.stop().await;
 }
 

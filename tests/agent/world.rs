@@ -108,7 +108,9 @@ impl World {
             ..server_config::Options::default()
         };
         let config = server_config::Config::check(options).unwrap();
-        let server = Server::start(config, Clock::system(), &tasks).await.unwrap();
+        let server = Server::start(config, Clock::system(), &tasks)
+            .await
+            .unwrap();
         let runtime = Fake::new(Clock::system());
         runtime.add_image("image:1", ImageConfig::default());
         let mut world = Self {
@@ -159,7 +161,10 @@ impl World {
         self.until("the node is Ready", async || {
             let node = nodes.get_opt(NODE).await.unwrap();
             let node = node.ok_or("there is no node")?;
-            let ready = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            let ready = node
+                .status
+                .iter()
+                .flat_map(|s| s.conditions.iter().flatten());
             let mut ready = ready.filter(|c| c.type_ == "Ready");
             let ready = ready.next().ok_or("no condition")?;
             (ready.status == "True")
@@ -242,7 +247,9 @@ impl World {
         let pods = self.agent.as_ref().unwrap().pods();
         let info = pods.pod(&ObjectKey::new("default", pod));
         let info = info.and_then(|info| info.containers.get(container).cloned());
-        let info = info.into_iter().flat_map(|info| [info.previous, info.current]);
+        let info = info
+            .into_iter()
+            .flat_map(|info| [info.previous, info.current]);
         info.flatten().map(|attempt| attempt.id).collect()
     }
 
