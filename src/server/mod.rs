@@ -24,6 +24,7 @@ pub mod rest;
 pub mod review;
 pub mod scheduler;
 pub mod storage;
+pub mod streams;
 
 mod datastore;
 mod error;
