@@ -12,11 +12,13 @@ mod endpoints;
 mod garbage_collector;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
 mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod service_account;
 mod shared;
+mod taint_eviction;
 #[cfg(test)]
 mod testing;
 
@@ -64,10 +66,12 @@ const ALL: &[fn(&Setup)] = &[
     garbage_collector::start,
     namespace::start,
     node_ipam::start,
+    node_lifecycle::start,
     pod_gc::start,
     replica_set::start,
     root_ca::start,
     service_account::start,
+    taint_eviction::start,
 ];
 
 /// Starts every controller.

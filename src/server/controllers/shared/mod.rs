@@ -3,6 +3,7 @@
 pub(super) mod adopt;
 pub(super) mod expectations;
 pub(super) mod namespaces;
+pub(super) mod nodes;
 pub(super) mod pods;
 pub(super) mod services;
 pub(super) mod status;
