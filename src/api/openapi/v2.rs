@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Form, Served, gnostic, paths, schemas};
 
-/// Media type of the protobuf form: the `Content-Type` of the answer, whichever was asked for.
-pub const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// Media type of the protobuf form, as clients ask for it.
+pub const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
-/// The media type that older clients ask for. Go cannot parse it in an answer.
-pub const PROTOBUF_DEPRECATED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The same as answers spell it: Go cannot parse the other one.
+pub const PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `GET /openapi/v2` as JSON.
 pub fn json(served: &[Served<'_>]) -> Bytes {
