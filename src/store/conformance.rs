@@ -65,6 +65,7 @@ pub(crate) async fn run_all(store: Arc<dyn Store>) {
             store: store.clone(),
             prefix: format!("/{name}/"),
         };
+        println!("case {name}");
         let limit = SOON * 3;
         let ran = tokio::time::timeout(limit, run(case)).await;
         assert!(ran.is_ok(), "case {name} did not end within {limit:?}");

@@ -12,6 +12,8 @@ pub mod backend;
 #[cfg(test)]
 mod conformance;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod journal;
 pub mod mvcc;
 pub mod snapshot;

@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use compact::HistoryLimits;
 pub(crate) use dir::DataDir;
+#[cfg(feature = "etcd")]
+pub(crate) use write::check_shape;
 
 use self::apply::{Applier, Thresholds};
 use self::commit::Committer;
