@@ -81,6 +81,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The images folder cannot be made or watched.
+    #[error("follow the images folder")]
+    Images(#[source] notify::Error),
     /// The configuration cannot be used.
     #[error("{0}")]
     Config(&'static str),
@@ -137,6 +140,14 @@ impl Agent {
             clock: parts.clock.clone(),
             rng: parts.rng.clone(),
         };
+        let agent_folder = config.data_dir.join("agent");
+        image::folder::start(
+            agent_folder.join("images"),
+            agent_folder.join("images-loaded.json"),
+            parts.runtime.clone(),
+            &tasks,
+        )
+        .map_err(Error::Images)?;
         Keeper::start(keeper, &tasks);
         tasks.service("pleg", pleg.clone().run(parts.rng.clone(), tasks.clone()));
         let on_node = ListParams::fields(&format!("spec.nodeName={}", config.node_name));

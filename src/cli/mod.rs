@@ -13,6 +13,7 @@ mod snapshot;
 mod status;
 mod target;
 mod token;
+mod wire;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command as Clap, CommandFactory, FromArgMatches};
 
 use self::args::{Cli, Command, LogArgs, LogFormat};
+use crate::agent::sys::process::{HOLD_COMMAND, hold};
 use crate::util::log;
 
 /// A wrong flag or configuration.
@@ -47,7 +49,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if let Some(code) = log_driver() {
+    if let Some(code) = helper() {
         return code;
     }
     // One provider for the whole process; a second call would find it installed.
@@ -111,11 +113,15 @@ fn start_log(args: &LogArgs) -> Result<(), Failure> {
     })
 }
 
-/// The log program stands beside every container: nothing else of the program is set up for it.
-fn log_driver() -> Option<ExitCode> {
+/// The program's other lives: what stands beside containers is small and quick to start, so
+/// nothing else is set up for it.
+fn helper() -> Option<ExitCode> {
     let mut words = std::env::args().skip(1);
-    let is_driver = words.next().as_deref() == Some(crate::runtime::log::SUBCOMMAND);
-    is_driver.then(|| crate::runtime::log::main(&words.next().unwrap_or_default()))
+    let first = words.next()?;
+    if first == crate::runtime::log::SUBCOMMAND {
+        return Some(crate::runtime::log::main(&words.next().unwrap_or_default()));
+    }
+    (first == HOLD_COMMAND).then(|| hold(&words.collect::<Vec<_>>()))
 }
 
 enum Stopped {

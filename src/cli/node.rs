@@ -1,5 +1,6 @@
 //! Flags of a node → what is true of this machine: name, address, containerd, labels, taints.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,20 @@ use anyhow::{Context, anyhow};
 use super::args::NodeArgs;
 use super::{Failure, usage};
 use crate::agent::sys::address;
-use crate::api::name;
+use crate::api::{name, quantity::Quantity};
 
 /// Where a distribution's containerd listens.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+/// What `--eviction-hard` may name.
+const SIGNALS: &[&str] = &[
+    "memory.available",
+    "nodefs.available",
+    "nodefs.inodesFree",
+    "imagefs.available",
+    "imagefs.inodesFree",
+    "pid.available",
+];
 
 /// Which containerd runs the node's containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) taints: Vec<Taint>,
     pub(crate) containerd: Containerd,
+    /// Signal and threshold, for instance `memory.available` and `100Mi`.
+    pub(crate) eviction_hard: BTreeMap<String, String>,
 }
 
 /// Checks the flags and looks at the machine where they say nothing.
@@ -72,6 +85,7 @@ pub(crate) fn facts(args: &NodeArgs) -> Result<Facts, Failure> {
         labels,
         taints,
         containerd: containerd(args.containerd.as_deref()),
+        eviction_hard: eviction_hard(&args.eviction_hard)?,
     })
 }
 
@@ -141,6 +155,32 @@ fn taint(text: &str) -> Result<Taint, Failure> {
             "invalid value `{text}` for `--node-taint`: `key=value:Effect` with NoSchedule, PreferNoSchedule or NoExecute is expected"
         ))
     })
+}
+
+/// `signal<value` pairs with commas between.
+fn eviction_hard(text: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |part: &str| {
+        let (signal, value) = part.split_once('<')?;
+        let is_percent = value
+            .strip_suffix('%')
+            .is_some_and(|p| p.parse::<f64>().is_ok());
+        let is_value = is_percent || value.parse::<Quantity>().is_ok();
+        (SIGNALS.contains(&signal) && is_value).then(|| (signal.to_owned(), value.to_owned()))
+    };
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            pair(part).ok_or_else(|| {
+                usage(anyhow!(
+                    "invalid value `{part}` for `--eviction-hard`: `signal<value` with one of {} and a quantity or percentage is expected",
+                    SIGNALS.join(", ")
+                ))
+            })
+        })
+        .collect()
 }
 
 fn containerd(given: Option<&str>) -> Containerd {

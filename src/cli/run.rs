@@ -1,21 +1,33 @@
 //! `orch server` and `orch agent`: from flags to a running process and to its end.
 
-use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use k8s_openapi::api::core::v1::Node;
+use serde_json::json;
 
 use super::args::{AgentArgs, NetworkBackend, NodeArgs, Part, ServerArgs};
+use super::node::Facts;
+use super::wire::{self, Cluster};
 use super::{Failure, node, usage};
+use crate::agent::node::register;
 use crate::agent::sys::address;
-use crate::server::Server;
+use crate::client::https::HttpsTransport;
+use crate::client::{Client, Patch, Transport};
 use crate::server::config::{Config, Options};
+use crate::server::request::User;
+use crate::server::{Server, join};
+use crate::util::backoff::Backoff;
 use crate::util::clock::Clock;
+use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
 use crate::util::{errors, signal};
 
 /// How long everything may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// First and longest pause while the server's own node is not registered.
+const MARK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// Runs the control plane, and a node unless told not to.
 pub(crate) fn server(args: ServerArgs) -> Result<(), Failure> {
@@ -25,11 +37,29 @@ pub(crate) fn server(args: ServerArgs) -> Result<(), Failure> {
         false => Some(node::facts(&node_args)?),
     };
     let config = server_config(args)?;
-    let _ = facts;
+    let disabled: Vec<_> = config.disable.iter().cloned().collect();
     run(async |tasks| {
-        let server = Server::start(config, Clock::system(), tasks).await?;
+        let clock = Clock::system();
+        let server = Server::start(config, clock.clone(), tasks).await?;
         systemd_ready();
-        let ended = until_told(tasks).await;
+        let ended = match &facts {
+            None => until_told(tasks).await,
+            Some(facts) => {
+                let cluster = Cluster {
+                    disabled,
+                    ..cluster_of(server.network())?
+                };
+                let transport = server.handler().transport(node_user(&facts.name));
+                let time = (&clock, tasks);
+                with_node(
+                    (&node_args, facts),
+                    &cluster,
+                    Link::Inside(&server, transport),
+                    time,
+                )
+                .await
+            }
+        };
         if !server.stop().await {
             tracing::warn!("not everything ended in time");
         }
@@ -39,8 +69,122 @@ pub(crate) fn server(args: ServerArgs) -> Result<(), Failure> {
 
 /// Runs a node.
 pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
-    let _ = args;
-    Err(anyhow!("not wired").into())
+    let facts = node::facts(&args.node)?;
+    let token = token_of(args.token.clone(), args.token_file.clone())?.unwrap_or_default();
+    run(async |tasks| {
+        let clock = Clock::system();
+        let wish = register::Join {
+            url: &args.join,
+            token: &token,
+            node_name: &facts.name,
+            data_dir: &args.node.data_dir,
+        };
+        let joining = register::join(wish, &clock, Rng::from_system(), tasks);
+        let credentials = tokio::select! {
+            joined = joining => joined?,
+            told = signal::terminated() => return Ok(told?),
+        };
+        let told = &credentials.cluster;
+        let cluster = Cluster::parse(
+            (&told.cluster_cidr, &told.service_cidr),
+            (&told.cluster_dns, &told.cluster_domain),
+            &told.network_backend,
+        )?;
+        let transport = credentials.transport(tasks)?;
+        let renewal =
+            credentials.keep_renewed(transport.clone(), clock.clone(), Rng::from_system());
+        let cancelled = tasks.cancelled();
+        tasks.service("node-certificate", async move {
+            cancelled.run_until_cancelled(renewal).await;
+        });
+        let time = (&clock, tasks);
+        with_node(
+            (&args.node, &facts),
+            &cluster,
+            Link::Outside(transport),
+            time,
+        )
+        .await
+    })
+}
+
+/// How a node and its server are connected.
+enum Link<'a> {
+    /// In one process.
+    Inside(&'a Server, Arc<dyn Transport>),
+    /// Over TLS.
+    Outside(HttpsTransport),
+}
+
+/// Starts the node and lets it run until the process is told to end.
+async fn with_node(
+    node: (&NodeArgs, &Facts),
+    cluster: &Cluster,
+    link: Link<'_>,
+    time: (&Clock, &Tasks),
+) -> Result<(), Failure> {
+    let transport: Arc<dyn Transport> = match &link {
+        Link::Inside(_, transport) => transport.clone(),
+        Link::Outside(transport) => Arc::new(transport.clone()),
+    };
+    let starting = wire::start(node, cluster, transport, time);
+    let (agent, _runtime) = tokio::select! {
+        started = starting => started?,
+        told = signal::terminated() => return Ok(told?),
+    };
+    match link {
+        Link::Inside(server, _) => {
+            let client = server.client("orch:node-roles");
+            let marking = mark_control_plane(client, node.1.name.clone());
+            let cancelled = time.1.cancelled();
+            time.1.job("node-roles", async move {
+                cancelled.run_until_cancelled(marking).await;
+            });
+        }
+        Link::Outside(_) => systemd_ready(),
+    }
+    let ended = until_told(time.1).await;
+    agent.stop().await;
+    ended
+}
+
+/// Labels the server's own node as such, once it is registered: a node may not say that of itself.
+async fn mark_control_plane(client: Client, name: String) {
+    let labels = json!({"metadata": {"labels": {
+        "node-role.kubernetes.io/control-plane": "true",
+        "node-role.kubernetes.io/master": "true",
+    }}});
+    let mut backoff = Backoff::new(MARK_AGAIN.0, MARK_AGAIN.1, Rng::from_system());
+    let patch = Patch::Merge(labels);
+    while let Err(error) = client.all::<Node>().patch(&name, &patch).await {
+        tracing::debug!(error = %errors::chain(&error), "node not labelled yet");
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+/// The identity of the server's own node: that of any node, no more.
+fn node_user(name: &str) -> User {
+    User {
+        name: format!("system:node:{name}"),
+        groups: vec!["system:nodes".to_owned(), "system:authenticated".to_owned()],
+        ..User::default()
+    }
+}
+
+fn cluster_of(network: &join::Network) -> Result<Cluster, Failure> {
+    let join::Network {
+        cluster_cidr,
+        service_cidr,
+        cluster_dns,
+        cluster_domain,
+        network_backend,
+    } = network;
+    let cidrs = (cluster_cidr.as_str(), service_cidr.as_str());
+    Ok(Cluster::parse(
+        cidrs,
+        (cluster_dns, cluster_domain),
+        network_backend,
+    )?)
 }
 
 fn server_config(args: ServerArgs) -> Result<Config, Failure> {

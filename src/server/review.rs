@@ -8,7 +8,10 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
+use crate::api::codec::{self, Expect, MediaType, Mode};
+use crate::api::gvk::GroupVersionKind;
 use crate::api::object::{Object, child_mut};
+use crate::api::schema;
 use crate::api::status::{ApiError, FieldError};
 use crate::server::authn::Authn;
 use crate::server::authz::rbac::Rule;
@@ -17,6 +20,8 @@ use crate::server::request::{RequestInfo, User};
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
+/// As the largest object.
+const BODY_BYTES_MAX: usize = 3 << 20;
 
 /// Answers reviews.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ impl Review {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Value, ApiError> {
-        let mut review = decode(headers, body)?;
+        let mut review = decode(headers, body, info)?;
         let kind = kind_of(&info.resource);
         check_kind(&review, info, kind)?;
         let status = match info.resource.as_str() {
@@ -174,29 +179,21 @@ fn kind_of(resource: &str) -> &'static str {
     }
 }
 
-fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Object, ApiError> {
-    let media_type = headers
+fn decode(headers: &HeaderMap, body: &[u8], info: &RequestInfo) -> Result<Object, ApiError> {
+    let content_type = headers
         .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("application/json");
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
-    let value: Result<Value, String> = match media_type {
-        "application/json" | "" => serde_json::from_slice(body).map_err(|e| e.to_string()),
-        "application/yaml" => std::str::from_utf8(body)
-            .map_err(|e| e.to_string())
-            .and_then(|text| serde_saphyr::from_str(text).map_err(|e| e.to_string())),
-        _ => {
-            return Err(ApiError::unsupported_media_type(&[
-                "application/json",
-                "application/yaml",
-            ]));
-        }
-    };
-    let value = value.map_err(|why| {
-        ApiError::bad_request(format!("the object provided is unrecognized: {why}"))
+        .and_then(|value| value.to_str().ok());
+    let media = MediaType::of(content_type.unwrap_or_default()).ok_or_else(|| {
+        ApiError::unsupported_media_type(&["application/json", "application/yaml"])
     })?;
-    Object::from_value(value)
-        .ok_or_else(|| ApiError::bad_request("the object provided is unrecognized: not an object"))
+    let kind = GroupVersionKind::new(&info.group, &info.version, kind_of(&info.resource));
+    let ty = schema::type_for(&kind).ok_or_else(ApiError::no_such_path)?;
+    let expect = Expect {
+        ty,
+        mode: Mode::Ignore,
+        bytes_max: BODY_BYTES_MAX,
+    };
+    Ok(codec::decode(body, media, &expect)?.0)
 }
 
 /// A body may leave its kind out, as upstream, but not contradict the path.

@@ -2,6 +2,7 @@
 //! (kubernetes `pkg/kubelet/images/image_manager.go`).
 
 pub(crate) mod credentials;
+pub(crate) mod folder;
 
 use std::collections::HashMap;
 use std::sync::Arc;

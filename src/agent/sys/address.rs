@@ -7,6 +7,8 @@ use nix::ifaddrs::getifaddrs;
 
 use crate::agent::network;
 
+const LOOPBACK: &str = "lo";
+
 /// The address of the link of the default route; without such a route the first that is not
 /// loopback's nor of our own making; else loopback's, which does for a cluster of one node.
 ///
@@ -24,7 +26,8 @@ pub fn of_this_machine() -> io::Result<Ipv4Addr> {
 
 fn choose(default_link: Option<&str>, addresses: &[(String, Ipv4Addr)]) -> Ipv4Addr {
     let of = |wanted: &str| addresses.iter().find(|(link, _)| link == wanted);
-    let is_own = |link: &str| link == network::BRIDGE || link == network::overlay::DEVICE;
+    // The cluster DNS address is on loopback, beside 127.0.0.1.
+    let is_own = |link: &str| [LOOPBACK, network::BRIDGE, network::overlay::DEVICE].contains(&link);
     let other = || {
         addresses
             .iter()
@@ -62,6 +65,7 @@ mod tests {
         let address = |link: &str, ip: &str| (link.to_owned(), ip.parse().unwrap());
         let all = [
             address("lo", "127.0.0.1"),
+            address("lo", "10.96.0.10"),
             address("orch0", "10.244.0.1"),
             address("eth1", "192.168.2.5"),
             address("eth0", "192.168.1.5"),
@@ -72,6 +76,6 @@ mod tests {
             "192.168.1.5"
         );
         assert_eq!(choose(None, &all).to_string(), "192.168.2.5");
-        assert_eq!(choose(None, &all[..2]).to_string(), "127.0.0.1");
+        assert_eq!(choose(None, &all[..3]).to_string(), "127.0.0.1");
     }
 }

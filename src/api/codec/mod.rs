@@ -8,6 +8,7 @@
 //!
 //! JSON nests at most 128 deep, as `serde_json` has it.
 
+mod protobuf;
 mod scalar;
 mod typed;
 pub mod yaml;
@@ -29,6 +30,8 @@ pub enum MediaType {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 impl MediaType {
@@ -38,6 +41,7 @@ impl MediaType {
         match bare.to_ascii_lowercase().as_str() {
             "" | "application/json" => Some(MediaType::Json),
             "application/yaml" | "application/x-yaml" | "text/yaml" => Some(MediaType::Yaml),
+            "application/vnd.kubernetes.protobuf" => Some(MediaType::Protobuf),
             _ => None,
         }
     }
@@ -96,6 +100,10 @@ pub fn decode(
     let read = match media {
         MediaType::Json => json(body, expect.ty, &mut problems),
         MediaType::Yaml => yaml::typed(body, expect.ty, &mut problems),
+        MediaType::Protobuf => protobuf::read(body, expect.ty).and_then(|value| {
+            let seed = typed::Root::new(expect.ty, &mut problems);
+            seed.deserialize(&value).map_err(|error| error.to_string())
+        }),
     };
     let mut object = read.map_err(|text| unreadable(body, expect.ty, &text))?;
     let kind = check_kind(&mut object, expect.ty)?;
