@@ -160,3 +160,32 @@ async fn host_ports_lead_to_the_pod() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_overlay_follows_its_peers() {
+    let node = Node::make().await;
+    node.run(|_| async move {
+        let netlink = Netlink::here()?;
+        let own = "10.244.1.0/24".parse().unwrap();
+        let device = overlay::ensure_device(&netlink, own, Ipv4Addr::LOCALHOST, 1450).await?;
+        let peer = |net: &str, address: &str| Peer {
+            pod_cidr: net.parse().unwrap(),
+            address: address.parse().unwrap(),
+        };
+        let two = [
+            peer("10.244.2.0/24", "192.168.1.6"),
+            peer("10.244.3.0/24", "192.168.1.7"),
+        ];
+        overlay::sync_vxlan(&netlink, device, &two).await?;
+        overlay::sync_vxlan(&netlink, device, &two).await?;
+        let mut routes = netlink.routes_over(device).await?;
+        routes.sort();
+        assert_eq!(routes, [two[0].pod_cidr, two[1].pod_cidr]);
+        overlay::sync_vxlan(&netlink, device, &two[1..]).await?;
+        assert_eq!(netlink.routes_over(device).await?, [two[1].pod_cidr]);
+        let again = overlay::ensure_device(&netlink, own, Ipv4Addr::LOCALHOST, 1450).await?;
+        assert_eq!(again, device, "an unchanged device is kept");
+        Ok(())
+    })
+    .await;
+}

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope, RouteType};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
@@ -291,6 +291,8 @@ impl Netlink {
             .handle
             .neighbours()
             .add_bridge(link, &mac)
+            // Of the device itself; without it the kernel looks for a bridge the device is on.
+            .flags(NeighbourFlags::Own)
             .destination(IpAddr::V4(remote))
             .state(NeighbourState::Permanent)
             .replace()
