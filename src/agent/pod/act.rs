@@ -54,7 +54,15 @@ pub(crate) enum Outcome {
     },
     TornDown(Result<(), String>),
     Deleted(Result<(), String>),
-    Reported(Result<Box<k8s_openapi::api::core::v1::PodStatus>, ReportFailure>),
+    Reported(Result<Sent, ReportFailure>),
+}
+
+/// A status that the server took.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) status: Box<k8s_openapi::api::core::v1::PodStatus>,
+    /// The revision it has since.
+    pub(crate) revision: u64,
 }
 
 /// Why a status was not taken.

@@ -47,10 +47,6 @@ const SETS: &[(&str, &str)] = &[
         "map node_port_backends { type inet_proto . inet_service . mark : ipv4_addr . inet_service; }",
     ),
     (
-        "masqueraded_ports",
-        "set masqueraded_ports { type inet_proto . inet_service; }",
-    ),
-    (
         "empty_ports",
         "set empty_ports { type inet_proto . inet_service; }",
     ),
@@ -247,6 +243,9 @@ impl Pick {
             "ip daddr . meta l4proto . th dport . meta mark map @service_backends"
         };
         let client = "ip saddr . ip daddr . meta l4proto . th dport";
+        // The mark lives as long as the connection, and says at its end that it came from outside.
+        let mark = format!("ct mark set ct mark or {MASQUERADE_MARK:#x}");
+        let mark = self.masquerade.then_some(mark);
         let rules = match self.affinity_seconds {
             None => vec![
                 pick,
@@ -260,8 +259,8 @@ impl Pick {
                 format!("meta l4proto {{ tcp, udp, sctp }} dnat ip to {target}"),
             ],
         };
-        rules
-            .iter()
+        mark.iter()
+            .chain(&rules)
             .map(|rule| format!("{indent}{rule}\n"))
             .collect()
     }
@@ -385,6 +384,30 @@ mod tests {
              add element ip orch-proxy service_backends { 10.96.0.7 . tcp . 80 . 1 : 10.244.1.3 . 8080 }\n"
         );
         assert_eq!(two.change_from(&two), "");
+    }
+
+    #[test]
+    fn node_ports_are_masqueraded_unless_clients_keep_their_address() {
+        let chain = |keep_client_address| {
+            let backends = vec![("10.244.1.2".parse().unwrap(), 8080)];
+            let target = Target {
+                backends,
+                keep_client_address,
+                ..Target::default()
+            };
+            let frontends = [(Frontend::NodePort(Protocol::Tcp, 30080), target)].into();
+            Rules::of(&Model {
+                frontends,
+                ..Model::default()
+            })
+            .change_from(&Rules::default())
+        };
+        assert!(
+            chain(false).contains("np1 ct mark set ct mark or 0x4000"),
+            "{}",
+            chain(false)
+        );
+        assert!(!chain(true).contains("ct mark"), "{}", chain(true));
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::client::{Patch, reference};
 use crate::runtime::{Exit, Phase};
 use crate::util::errors::{OrLog, chain};
 
-use super::act::{self, Launch, NotLaunched, Outcome, ReportFailure};
+use super::act::{self, Launch, NotLaunched, Outcome, ReportFailure, Sent};
 use super::context::{Context, container_named, container_reference, uid};
 use super::hooks::Stop;
 use super::plan::{self, Action, Plan, Stage, View};
@@ -99,8 +99,10 @@ struct Stopping {
 
 /// The status on its way to the server.
 struct Reporting {
-    /// What the server has.
+    /// What the server has, as far as is known.
     sent: PodStatus,
+    /// The revision of the pod at which it had that.
+    revision: u64,
     is_busy: bool,
     failures: u32,
     retry_at: Option<Timestamp>,
@@ -148,6 +150,7 @@ impl Worker {
             is_forgotten: false,
             reporting: Reporting {
                 sent: before.clone(),
+                revision: 0,
                 is_busy: false,
                 failures: 0,
                 retry_at: None,

@@ -62,6 +62,7 @@ impl Worker {
         let fresh = status(&self.view(now), &facts);
         self.before = fresh;
         self.show();
+        self.learn();
         self.memory.is_reported = self.before == self.reporting.sent || self.reporting.is_pointless;
         let waits = self.reporting.retry_at.is_some_and(|at| at > now);
         if self.is_gone || self.memory.is_reported || self.reporting.is_busy || waits {
@@ -73,6 +74,17 @@ impl Worker {
         self.reporting.retry_at = None;
         let (pod, sent) = (self.pod.clone(), self.before.clone());
         self.go(self.context.clone().send_status(pod, patch, sent));
+    }
+
+    /// Others write a pod's status too (the node lifecycle controller, for a node it takes for
+    /// dead): what they wrote is what the server has.
+    fn learn(&mut self) {
+        let revision = revision_of(&self.pod);
+        if self.reporting.is_busy || revision <= self.reporting.revision {
+            return;
+        }
+        self.reporting.revision = revision;
+        self.reporting.sent = self.pod.status.clone().unwrap_or_default();
     }
 
     fn show(&self) {
@@ -91,15 +103,12 @@ impl Worker {
         };
     }
 
-    pub(super) fn reported(
-        &mut self,
-        result: Result<Box<PodStatus>, ReportFailure>,
-        now: Timestamp,
-    ) {
+    pub(super) fn reported(&mut self, result: Result<Sent, ReportFailure>, now: Timestamp) {
         self.reporting.is_busy = false;
         match result {
             Ok(sent) => {
-                self.reporting.sent = *sent;
+                self.reporting.sent = *sent.status;
+                self.reporting.revision = sent.revision;
                 self.reporting.failures = 0;
             }
             Err(ReportFailure::Gone) => self.reporting.is_pointless = true,
@@ -115,6 +124,12 @@ impl Worker {
     }
 }
 
+/// Revisions are opaque to clients at large; to this one, a part of orch, they are numbers.
+fn revision_of(pod: &Pod) -> u64 {
+    let revision = pod.metadata.resource_version.as_deref();
+    revision.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 impl Context {
     async fn send_status(
         self: Arc<Self>,
@@ -128,7 +143,10 @@ impl Context {
         let name = meta.name.as_deref().unwrap_or_default();
         let result = api.patch_status(name, &Patch::Strategic(patch)).await;
         Outcome::Reported(match result {
-            Ok(answer) if answer.metadata.uid == meta.uid => Ok(Box::new(sent)),
+            Ok(answer) if answer.metadata.uid == meta.uid => Ok(Sent {
+                revision: revision_of(&answer),
+                status: Box::new(sent),
+            }),
             Ok(_) => Err(ReportFailure::Gone),
             Err(error) if error.is_not_found() => Err(ReportFailure::Gone),
             Err(error) => Err(ReportFailure::Again(chain(&error))),
