@@ -9,6 +9,7 @@
 mod checkpoint;
 pub mod config;
 pub mod dns;
+pub mod http;
 mod image;
 pub mod network;
 pub mod nft;
@@ -19,6 +20,7 @@ mod probe;
 pub mod proxy;
 pub mod seam;
 pub mod sys;
+pub mod tunnel;
 pub mod volume;
 
 use std::path::{Path, PathBuf};

@@ -470,11 +470,11 @@ impl Runtime for Fake {
         }
     }
 
-    async fn attach(&self, id: &str) -> Result<Process> {
+    async fn attach(&self, id: &str, stdin: bool) -> Result<Process> {
         self.enter("attach", id)?;
         let mut state = self.state.lock();
         let container = state.running(id, "attach to container")?;
-        let streams = (container.spec.stdin, container.spec.tty);
+        let streams = (stdin && container.spec.stdin, container.spec.tty);
         Ok(process(container.exit.subscribe(), streams))
     }
 

@@ -351,8 +351,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Runs a command to its end. [`Error::Timeout`] where it takes longer; it is killed then.
     async fn exec_sync(&self, id: &str, args: &[String], timeout: Duration) -> Result<ExecOutput>;
 
-    /// Attaches to a container's own streams.
-    async fn attach(&self, id: &str) -> Result<Process>;
+    /// Attaches to a container's own streams; to its input where `stdin` and it has one.
+    async fn attach(&self, id: &str, stdin: bool) -> Result<Process>;
 
     /// Whether everything an ended container wrote is in its log file.
     async fn log_is_complete(&self, _id: &str) -> bool {

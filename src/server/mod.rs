@@ -18,6 +18,7 @@ pub mod join;
 pub mod manifests;
 pub mod openapi;
 pub mod pki;
+pub mod proxy;
 pub mod registry;
 pub mod request;
 pub mod rest;
@@ -31,7 +32,6 @@ mod error;
 mod grant;
 mod health;
 mod kubeconfig;
-mod nodes;
 
 #[cfg(test)]
 mod tests;
@@ -59,6 +59,7 @@ use http::route::Upstream;
 use http::{Direct, Handler, Parts};
 use join::{Join, Network};
 use pki::{Names, Pki};
+use proxy::{NodeProxy, Tunnels};
 use registry::Registry;
 use request::User;
 use rest::{Rest, RestConfig};
@@ -76,6 +77,7 @@ pub struct Server {
     secret: String,
     address: SocketAddr,
     kept: Kept,
+    tunnels: Tunnels,
     tasks: Tasks,
 }
 
@@ -89,6 +91,7 @@ struct Opened {
     registry: Arc<Registry>,
     tokens: Arc<Tokens>,
     rest: Rest,
+    tunnels: Tunnels,
 }
 
 impl std::fmt::Debug for Server {
@@ -137,6 +140,7 @@ impl Server {
             secret: opened.secret,
             address,
             kept: opened.kept,
+            tunnels: opened.tunnels,
             tasks: tasks.clone(),
         };
         server.make_first(config, opened.advertise).await?;
@@ -184,6 +188,7 @@ impl Server {
             registry,
             tokens,
             rest,
+            tunnels: Tunnels::new(tasks),
         })
     }
 
@@ -211,7 +216,8 @@ impl Server {
             (direct, cacher.clone()),
             clock.clone(),
         );
-        let nodes = Arc::new(nodes::Unreachable);
+        let tunnels = opened.tunnels.clone();
+        let nodes = NodeProxy::new(cacher.clone(), tunnels.clone(), rng.clone(), tasks);
         let authz = Arc::new(Authz::new(cacher));
         opened.rest.set_permission(Arc::clone(&authz) as _);
         Ok(Handler::new(Parts {
@@ -219,9 +225,9 @@ impl Server {
             authz,
             registry: Arc::clone(&opened.registry),
             rest,
-            nodes: nodes.clone(),
+            nodes: Arc::new(nodes),
             join: Arc::new(join),
-            tunnel: nodes,
+            tunnel: Arc::new(tunnels),
             tokens,
             health,
             metrics: Metrics::new(),
@@ -292,6 +298,11 @@ impl Server {
     /// The server token in its long form.
     pub fn token(&self) -> String {
         pki::long_token(self.pki.ca_pem(), "server", &self.secret)
+    }
+
+    /// The connections that nodes keep; the agent of this process brings its own.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
     /// Where it listens.

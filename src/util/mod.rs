@@ -1,8 +1,10 @@
 //! What every part may use and what uses nothing of ours: clock, randomness, tasks, errors, files.
 
 pub mod backoff;
+pub mod byte_body;
 pub mod clock;
 pub mod errors;
+pub mod frames;
 pub mod fs;
 pub mod gzip;
 pub mod log;

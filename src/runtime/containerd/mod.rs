@@ -220,8 +220,8 @@ impl Runtime for Containerd {
         self.run_exec_sync(id, args, timeout).await
     }
 
-    async fn attach(&self, id: &str) -> Result<Process> {
-        self.attach_container(id).await
+    async fn attach(&self, id: &str, stdin: bool) -> Result<Process> {
+        self.attach_container(id, stdin).await
     }
 
     async fn log_is_complete(&self, id: &str) -> bool {

@@ -408,7 +408,7 @@ impl Containerd {
     }
 
     /// The container's own streams: output from its log program, input by its FIFO.
-    pub(super) async fn attach_container(&self, id: &str) -> Result<Process> {
+    pub(super) async fn attach_container(&self, id: &str, stdin: bool) -> Result<Process> {
         let entry = self.runs(id, "attach to container")?;
         let folder = self.records.folder_of(id);
         let cannot = |e: io::Error| failed("attach to container", id, e);
@@ -418,7 +418,7 @@ impl Containerd {
             container: id.to_owned(),
             exec_id: String::new(),
         };
-        let stdin = match entry.details.stdin {
+        let stdin = match stdin && entry.details.stdin {
             true => Some(
                 self.attach_stdin(&folder, &target, entry.details.stdin_once)
                     .map_err(cannot)?,

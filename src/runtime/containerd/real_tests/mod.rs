@@ -210,7 +210,7 @@ async fn real_a_terminal_has_a_size_and_can_be_attached_to() {
     spec.tty = true;
     spec.stdin = true;
     rig.run(&spec).await;
-    let mut process = rig.runtime.attach("a").await.unwrap();
+    let mut process = rig.runtime.attach("a", true).await.unwrap();
     process.resize.send((101, 33)).await.unwrap();
     eventually("it started", || !rig.lines("a").is_empty()).await;
     let mut stdin = process.stdin.take().unwrap();
@@ -260,7 +260,7 @@ async fn real_standard_input_without_a_terminal_ends_with_its_client_where_asked
     spec.stdin = true;
     spec.stdin_once = true;
     rig.run(&spec).await;
-    let mut process = rig.runtime.attach("a").await.unwrap();
+    let mut process = rig.runtime.attach("a", true).await.unwrap();
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(b"one\ntwo\n").await.unwrap();
     drop(stdin);
