@@ -12,9 +12,6 @@ use crate::server::http::{documents, respond};
 use crate::server::openapi::{Document, OpenApi, Wanted};
 use crate::util::gzip;
 
-/// What the protobuf form is said to be; `@` is not allowed in a media type, so answers spell it
-/// another way than `Accept` does.
-const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const V3_PREFIX: &str = "/openapi/v3/";
 
 /// Answers an OpenAPI path; `None` where it is none.
@@ -70,8 +67,8 @@ fn wanted(path: &str, headers: &HeaderMap) -> Option<Result<Choice, ApiError>> {
 /// JSON or protobuf, whichever `Accept` names first.
 fn v2_form(headers: &HeaderMap) -> Result<Choice, ApiError> {
     for media_type in accepted(headers) {
-        if media_type == v2::PROTOBUF || media_type == V2_PROTOBUF_ANSWER {
-            return Ok((Wanted::V2Protobuf, V2_PROTOBUF_ANSWER));
+        if media_type == v2::PROTOBUF || media_type == v2::PROTOBUF_ANSWER {
+            return Ok((Wanted::V2Protobuf, v2::PROTOBUF_ANSWER));
         }
         if is_json(&media_type) {
             return Ok((Wanted::V2Json, respond::JSON));
