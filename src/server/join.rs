@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -226,11 +225,6 @@ impl Join {
     fn api(&self, resource: &str, namespace: &str) -> DynamicApi {
         let resource = GroupVersionResource::new("", "v1", resource);
         self.client.dynamic(&resource, namespace)
-    }
-
-    /// The moment it is, for whoever checks tokens beside us.
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
     }
 }
 

@@ -127,7 +127,7 @@ pub fn client(trust: &Trust, identity: Option<&Identity>) -> Result<ClientConfig
             builder.with_root_certificates(roots)
         }
         Trust::PublicAnd(pem) => {
-            let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+            let roots = webpki_roots::TLS_SERVER_ROOTS.to_vec();
             let mut roots = RootCertStore { roots };
             roots.add_parsable_certificates(x509::certificates(pem)?);
             builder.with_root_certificates(roots)

@@ -1,6 +1,9 @@
 //! What a node's identity may do: what it needs to run the pods that are bound to it, and no more
 //! (`k8s.io/kubernetes/plugin/pkg/auth/authorizer/node`).
 //!
+//! DEVIATION: a node reads all nodes and network policies, because our agent makes routes and
+//! filters itself; upstream's (with selectors) reads its own node only.
+//!
 //! The graph says which secrets, config maps, claims and service accounts the pods of a node
 //! name. A mirror pod adds nothing: a node makes those itself.
 

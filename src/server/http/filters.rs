@@ -125,6 +125,8 @@ impl Inner {
         }
     }
 
+    /// DEVIATION: upstream treats a request without credentials as `system:anonymous` and answers
+    /// 403; here only health and version are open, and 401 tells what is missing.
     fn unauthorized(&self, info: &RequestInfo, refused: &Refused) -> ApiError {
         tracing::debug!(path = info.path, why = %refused, "unauthenticated");
         ApiError {

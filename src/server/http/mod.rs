@@ -25,8 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response};
+use http_body::Body as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -152,7 +153,10 @@ impl Handler {
             None => respond::error(&ApiError::no_such_path()),
         };
         let info = info.unwrap_or_default();
-        let is_served = info.is_resource && response.status() != http::StatusCode::NOT_FOUND;
+        let table = self.0.parts.registry.snapshot();
+        let is_served = table
+            .find(&info.group, &info.version, &info.resource)
+            .is_some();
         let took = started.elapsed();
         self.0
             .observed
@@ -161,8 +165,13 @@ impl Handler {
         headers.insert(AUDIT_ID, audit_id);
         let no_cache = HeaderValue::from_static("no-cache, private");
         headers.entry(CACHE_CONTROL).or_insert(no_cache);
-        if is_head {
-            return response.map(|_| empty_body());
+        if !is_head {
+            return response;
+        }
+        let length = response.body().size_hint().exact();
+        let mut response = response.map(|_| empty_body());
+        if let Some(length) = length {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
         response
     }

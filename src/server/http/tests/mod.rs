@@ -68,6 +68,12 @@ async fn the_administrator_is_served_over_both_protocols() {
         head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
+    let length = head.lines().find_map(|l| {
+        l.to_lowercase()
+            .strip_prefix("content-length: ")
+            .map(str::to_owned)
+    });
+    assert!(length.unwrap().parse::<u32>().unwrap() > 100);
 }
 
 #[tokio::test]

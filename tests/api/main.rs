@@ -1,0 +1,10 @@
+//! The control plane as a whole, in process: a real server, scheduler and controllers; only the
+//! nodes are played.
+
+#![allow(missing_docs, reason = "a test binary")]
+
+mod deletion;
+mod nodes;
+mod services;
+mod workloads;
+mod world;
