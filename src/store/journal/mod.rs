@@ -76,8 +76,6 @@ struct Full {
 struct Active {
     number: u64,
     segment: Box<dyn Segment>,
-    /// Before the first frame.
-    before: Revision,
     end: u64,
     room: u64,
     synced: u64,
@@ -234,7 +232,6 @@ impl Found {
             active = Some(Active {
                 number: header.number,
                 segment,
-                before: header.before,
                 end,
                 room: room.max(segment_bytes),
                 synced: end,
@@ -361,7 +358,6 @@ impl Journal {
         let next = Active {
             number: header.number,
             segment,
-            before: header.before,
             end: HEADER_BYTES as u64,
             room,
             synced: HEADER_BYTES as u64,

@@ -37,7 +37,6 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(crate) struct DataDir {
     path: PathBuf,
     identity: u64,
-    is_new: bool,
     lock: Flock<File>,
 }
 
@@ -59,8 +58,7 @@ impl DataDir {
     /// Errors: [`Error::Unusable`] where something else is there, [`Error::Locked`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
         // Looked at before anything is written, so that a foreign folder gets no lock file.
-        let is_new = matches!(look(path)?, Look::Nothing);
-        if is_new {
+        if matches!(look(path)?, Look::Nothing) {
             fs::create_dir_all(path).map_err(|error| unusable(path, error.to_string()))?;
         }
         let mut lock = take_lock(path)?;
@@ -77,7 +75,6 @@ impl DataDir {
         Ok(Self {
             path: path.to_owned(),
             identity,
-            is_new,
             lock,
         })
     }
@@ -102,11 +99,6 @@ impl DataDir {
     /// Of this store, in every segment of its journal.
     pub(crate) fn identity(&self) -> u64 {
         self.identity
-    }
-
-    /// Whether there was nothing.
-    pub(crate) fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// The folder.
@@ -331,14 +323,14 @@ mod tests {
         let path = folder.path().join("db");
         let dir = DataDir::open(&path).unwrap();
         let identity = dir.identity();
-        assert!(dir.is_new() && !dir.is_suspect());
+        assert!(!dir.is_suspect());
         match DataDir::open(&path) {
             Err(Error::Locked { pid, .. }) => assert_eq!(pid, std::process::id()),
             other => panic!("{other:?}"),
         }
         drop(dir);
         let dir = DataDir::open(&path).unwrap();
-        assert_eq!((dir.identity(), dir.is_new()), (identity, false));
+        assert_eq!(dir.identity(), identity);
     }
 
     #[test]

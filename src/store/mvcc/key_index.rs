@@ -31,9 +31,9 @@ pub(crate) struct KeyIndex {
 impl KeyIndex {
     /// With its first version. Most keys have one, so no room is kept for more.
     pub(crate) fn new(first: Version) -> Self {
-        let mut versions = Vec::with_capacity(1);
-        versions.push(first);
-        Self { versions }
+        Self {
+            versions: vec![first],
+        }
     }
 
     /// Appends a version newer than all others.

@@ -1,4 +1,42 @@
 //! The engine: every state of every key, by revision.
+//!
+//! # Parts
+//!
+//! One writer (`write.rs`, `commit.rs`) takes everything that waits as a group, checks it against the
+//! index, appends it to the journal with one sync, makes it visible and answers. One applier
+//! (`apply.rs`) brings published writes to the backend later, compacts, and makes checkpoints and
+//! images. Reads (`read.rs`) look into the index in memory and take values from what is pending or
+//! from the backend. Watches (`store/watch`) read the history from where they are.
+//!
+//! # On disk
+//!
+//! The folder's files are listed in `dir.rs`, the journal's format in `store/journal`, the backend's
+//! keys in `revision.rs`, the image's format in `store/snapshot.rs`.
+//!
+//! # What is atomic
+//!
+//! - A group is one frame of the journal: all its transactions count, or none.
+//! - Nothing is visible before its frame is written; with synced durability, before it is on disk.
+//! - A batch of the backend holds whole revisions and, in the same batch, the revision it reaches to
+//!   and a fingerprint of all versions then in the backend.
+//! - The backend gets only what is on disk in the journal. Compaction removes only what is superseded
+//!   by something on disk.
+//!
+//! # Crash story
+//!
+//! - Killed: the kernel has every frame, relaxed ones too. Opening puts the journal on top of the
+//!   backend; nothing is lost.
+//! - Power cut: relaxed writes since the last sync may be gone, from the end. Their revisions were
+//!   given out, so unless the journal ends with the note of a close in order, the next
+//!   `LOST_REVISIONS` are left out and who asks for one gets `Compacted` and reads anew. The first
+//!   write after opening is synced, so that this note cannot outlive what it vouches for. The database
+//!   is then checked value by value.
+//! - Database missing, unreadable, behind its checkpoint or not what its fingerprint says: made anew
+//!   from the image and the journal since, beside the old one, which it replaces when it is complete.
+//!   History before the image is gone then.
+//! - Journal damaged, or the above not possible: [`Error::Corrupt`], and journal, database and image
+//!   are as they were.
+//! - Disk full: the group is answered `Unavailable` and leaves no trace; the next one tries again.
 
 mod apply;
 mod commit;

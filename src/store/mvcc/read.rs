@@ -56,13 +56,6 @@ pub(crate) struct Pin<'a> {
     revision: Revision,
 }
 
-impl Pin<'_> {
-    /// What is pinned.
-    pub(crate) fn revision(&self) -> Revision {
-        self.revision
-    }
-}
-
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
         let mut pins = self.shared.pins.lock();

@@ -32,9 +32,4 @@ impl Hub {
     pub(crate) fn subscribe(&self) -> watch::Receiver<Revision> {
         self.newest.subscribe()
     }
-
-    /// How many watches run.
-    pub(crate) fn watch_count(&self) -> usize {
-        self.newest.receiver_count()
-    }
 }
