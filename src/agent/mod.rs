@@ -245,7 +245,6 @@ fn context(
         recorder,
         services: shared.informers.cache::<Service>(),
         clock: parts.clock,
-        rng: parts.rng,
         tasks: tasks.clone(),
         launches: Semaphore::new(launches),
         config,

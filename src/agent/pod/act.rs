@@ -65,6 +65,25 @@ pub(crate) struct Sent {
     pub(crate) revision: u64,
 }
 
+impl Outcome {
+    /// For the log.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Pinned(_) => "pinned",
+            Self::Attached(_) => "attached",
+            Self::Volumes(_) => "volumes",
+            Self::Image { .. } => "image",
+            Self::Launched { .. } => "launched",
+            Self::Hooked { .. } => "hooked",
+            Self::Stopped { .. } => "stopped",
+            Self::Removed { .. } => "removed",
+            Self::TornDown(_) => "torn down",
+            Self::Deleted(_) => "deleted",
+            Self::Reported(_) => "reported",
+        }
+    }
+}
+
 /// Why a status was not taken.
 #[derive(Debug)]
 pub(crate) enum ReportFailure {
@@ -271,6 +290,7 @@ impl Context {
             if launch.cancel.is_cancelled() {
                 return Err(NotLaunched::Cancelled);
             }
+            tracing::debug!(pod = launch.pod.metadata.name, "create");
             self.create(&spec).await.map_err(|error| {
                 let failed = not_created(&error);
                 let text = match &failed {
@@ -292,6 +312,7 @@ impl Context {
             self.pleg.refresh(&id).await;
             return Err(cancelled);
         }
+        tracing::debug!(pod = launch.pod.metadata.name, "start");
         let started = self.runtime.start(&id).await;
         self.pleg.refresh(&id).await;
         match started {

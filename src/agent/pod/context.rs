@@ -15,7 +15,7 @@ use crate::agent::volume::Volumes;
 use crate::agent::volume::fields::Place;
 use crate::client::{Cache, Client, Recorder, reference};
 use crate::runtime::Runtime;
-use crate::util::{clock::Clock, rng::Rng, tasks::Tasks};
+use crate::util::{clock::Clock, tasks::Tasks};
 
 use super::cgroups::PodCgroups;
 use super::files::{Host, Resolver};
@@ -50,7 +50,6 @@ pub(crate) struct Context {
     pub(crate) services: Cache<Service>,
     pub(crate) cgroups: PodCgroups,
     pub(crate) clock: Clock,
-    pub(crate) rng: Rng,
     pub(crate) tasks: Tasks,
     /// Containers being made at a time: more only wait for one another's processor.
     pub(crate) launches: Semaphore,

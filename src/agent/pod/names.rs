@@ -66,10 +66,6 @@ impl Folders {
         self.agent.join("memory")
     }
 
-    /// The part of one pod in [`Folders::memory`].
-    pub(crate) fn pod_memory(&self, uid: &str) -> PathBuf {
-        self.memory().join(uid)
-    }
 
     /// Where the pod's namespaces are bound.
     pub(crate) fn namespaces(&self, uid: &str) -> PathBuf {

@@ -8,6 +8,7 @@ impl Worker {
     pub(super) fn begin(&mut self, action: &Action, now: Timestamp) {
         let context = self.context.clone();
         let pod = self.pod.clone();
+        tracing::debug!(pod = %self.name(), ?action, "begin");
         match action {
             Action::Pin => {
                 self.memory.namespaces.begin();

@@ -6,6 +6,7 @@ impl Worker {
     pub(super) fn take(&mut self, outcome: Outcome) {
         let now = self.context.clock.now();
         let retry = restart::step_delay;
+        tracing::debug!(pod = %self.name(), outcome = outcome.name(), "done");
         match outcome {
             Outcome::Pinned(Ok(namespaces)) => self.memory.namespaces.succeed(namespaces),
             Outcome::Pinned(Err(why)) => {
