@@ -66,7 +66,6 @@ impl Folders {
         self.agent.join("memory")
     }
 
-
     /// Where the pod's namespaces are bound.
     pub(crate) fn namespaces(&self, uid: &str) -> PathBuf {
         self.pod(uid).join("ns")
