@@ -8,7 +8,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,8 +18,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, interval_at, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
+use super::spdy::Pairs;
+use super::{LINGER, PING_INTERVAL};
 use crate::util::tasks::Tasks;
 
 /// Most bytes of one frame to the peer.
@@ -63,6 +68,8 @@ pub(super) struct Writer {
     channel: u32,
     sender: PollSender<Frame>,
     ended: bool,
+    /// The client wants no more of this channel: writing fails.
+    pub(super) reset: Arc<AtomicBool>,
     tasks: Tasks,
 }
 
@@ -72,8 +79,15 @@ impl Writer {
             channel,
             sender: PollSender::new(frames.clone()),
             ended: false,
+            reset: Arc::default(),
             tasks: tasks.clone(),
         }
+    }
+
+    /// Leaves the channel open, to be written to by its number.
+    pub(super) fn into_channel(mut self) -> u32 {
+        self.ended = true;
+        self.channel
     }
 
     /// Waits for a place in the queue, then puts `frame` there.
@@ -97,7 +111,7 @@ impl AsyncWrite for Writer {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.ended {
+        if self.ended || self.reset.load(Ordering::Relaxed) {
             return Poll::Ready(Err(gone()));
         }
         let chunk = &bytes[..bytes.len().min(CHUNK_BYTES_MAX)];
@@ -231,6 +245,36 @@ pub(super) fn life() -> (Link, Life) {
     (link, life)
 }
 
+impl Life {
+    /// Some time after the session was dropped, so that the queue can still be sent.
+    pub(super) async fn abandoned(&self) {
+        self.dropped.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    }
+}
+
+/// Until the client is gone, or everything is written and the client had time to go.
+pub(super) async fn both<E: std::fmt::Display>(
+    reading: impl Future<Output = ()>,
+    writing: impl Future<Output = Result<(), E>>,
+) {
+    let mut reading = pin!(reading);
+    let written = tokio::select! {
+        () = &mut reading => return,
+        written = writing => written,
+    };
+    match written {
+        // A client that does not answer in time is cut.
+        Ok(()) => _ = timeout(LINGER, reading).await,
+        Err(error) => tracing::debug!(%error, "client is gone"),
+    }
+}
+
+/// When to ping the client.
+pub(super) fn pings() -> Interval {
+    interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL)
+}
+
 impl ExecSession {
     /// Resolves when the client is gone: there is nobody left to run the command for.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
@@ -303,6 +347,8 @@ pub struct ForwardSession {
 pub(super) enum Source {
     /// The old protocol: one for each port asked for, all there from the start.
     Ports(VecDeque<Forwarded>),
+    /// Made by the client one after the other.
+    Pairs(Pairs),
 }
 
 /// One connection to a port of the pod.
@@ -333,6 +379,7 @@ impl ForwardSession {
     /// The next connection; `None` once the client is gone. Cancel safe.
     pub async fn next(&mut self) -> Option<Forwarded> {
         match &mut self.source {
+            Source::Pairs(pairs) => pairs.next().await,
             Source::Ports(ports) => match ports.pop_front() {
                 Some(forwarded) => Some(forwarded),
                 None => {

@@ -11,7 +11,11 @@
 //! What is at the other end, and who may reach it, is not known here.
 
 mod channels;
+mod spdy;
 mod websocket;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -32,7 +36,7 @@ pub use channels::{
     AsyncReadWrite, ChannelWriter, ExecSession, Failure, ForwardSession, Forwarded, Reader,
     exit_code, success,
 };
-use websocket::{Encoding, Protocol};
+use websocket::{Encoding, Io, Protocol};
 
 /// From the answer 101 to the first byte, and to the last stream of a command: upstream's
 /// `DefaultStreamCreationTimeout`.
@@ -42,9 +46,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// After the last frame: for the client to read it and close.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Ports of the old `port-forward` over WebSocket, of which each takes two of 255 channels.
+const PORTS_MAX: usize = 100;
 /// Carries a bearer token, and is no protocol.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
-const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+/// Over SPDY, what WebSocket calls the subprotocol.
+const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
 /// What the request's path and query ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,29 +147,56 @@ enum Form {
         accept_key: String,
         /// As the client named it, if it named one.
         name: Option<&'static str>,
-        protocol: Protocol,
+        carrier: Carrier,
+    },
+    Spdy {
+        /// As the client named it, if it named one.
+        name: Option<&'static str>,
+        protocol: spdy::Protocol,
     },
 }
 
-const fn protocol(encoding: Encoding, version: u8) -> Protocol {
-    Protocol { encoding, version }
+/// What WebSocket messages carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    Channels(Protocol),
+    /// The bytes of a SPDY connection.
+    Tunnel,
+}
+
+const fn channels(encoding: Encoding, version: u8) -> Carrier {
+    Carrier::Channels(Protocol { encoding, version })
+}
+
+const fn spdy(version: u8) -> spdy::Protocol {
+    spdy::Protocol { version }
 }
 
 /// What a client gets that names no subprotocol.
-const PLAIN: Protocol = protocol(Encoding::Binary, 1);
+const PLAIN: Carrier = channels(Encoding::Binary, 1);
 
-const EXEC_PROTOCOLS: &[(&str, Protocol)] = &[
-    ("v5.channel.k8s.io", protocol(Encoding::Binary, 5)),
-    ("v4.channel.k8s.io", protocol(Encoding::Binary, 4)),
-    ("v4.base64.channel.k8s.io", protocol(Encoding::Base64, 4)),
+const EXEC_PROTOCOLS: &[(&str, Carrier)] = &[
+    ("v5.channel.k8s.io", channels(Encoding::Binary, 5)),
+    ("v4.channel.k8s.io", channels(Encoding::Binary, 4)),
+    ("v4.base64.channel.k8s.io", channels(Encoding::Base64, 4)),
     ("channel.k8s.io", PLAIN),
-    ("base64.channel.k8s.io", protocol(Encoding::Base64, 1)),
+    ("base64.channel.k8s.io", channels(Encoding::Base64, 1)),
 ];
 
-const FORWARD_PROTOCOLS: &[(&str, Protocol)] = &[
-    ("v4.channel.k8s.io", protocol(Encoding::Binary, 4)),
-    ("v4.base64.channel.k8s.io", protocol(Encoding::Base64, 4)),
+const FORWARD_PROTOCOLS: &[(&str, Carrier)] = &[
+    ("SPDY/3.1+portforward.k8s.io", Carrier::Tunnel),
+    ("v4.channel.k8s.io", channels(Encoding::Binary, 4)),
+    ("v4.base64.channel.k8s.io", channels(Encoding::Base64, 4)),
 ];
+
+const EXEC_SPDY: &[(&str, spdy::Protocol)] = &[
+    ("v4.channel.k8s.io", spdy(4)),
+    ("v3.channel.k8s.io", spdy(3)),
+    ("v2.channel.k8s.io", spdy(2)),
+    ("channel.k8s.io", spdy(1)),
+];
+
+const FORWARD_SPDY: &[(&str, spdy::Protocol)] = &[("portforward.k8s.io", spdy(1))];
 
 impl Form {
     fn of(headers: &HeaderMap, wish: &Wish) -> Result<Self, ApiError> {
@@ -173,6 +207,9 @@ impl Form {
         if upgrade("websocket") {
             return Self::websocket(headers, wish);
         }
+        if upgrade("SPDY/3.1") {
+            return Self::spdy(headers, wish);
+        }
         Err(ApiError::bad_request("Upgrade request required"))
     }
 
@@ -181,16 +218,39 @@ impl Form {
         let version = headers.get(SEC_WEBSOCKET_VERSION);
         let (Some(key), Some(b"13")) = (key, version.map(HeaderValue::as_bytes)) else {
             return Err(ApiError::bad_request(
-                "unable to upgrade: header `Sec-WebSocket-Key` and `Sec-WebSocket-Version: 13` are \
-                 required",
+                "unable to upgrade: headers `Sec-WebSocket-Key` and `Sec-WebSocket-Version: 13` \
+                 are required",
             ));
         };
-        let (name, protocol) = subprotocol(headers, wish)?;
+        let known = match wish {
+            Wish::Exec { .. } => EXEC_PROTOCOLS,
+            Wish::Forward { .. } => FORWARD_PROTOCOLS,
+        };
+        let (name, carrier) = negotiate(headers, &SEC_WEBSOCKET_PROTOCOL, known)?.unzip();
+        let carrier = carrier.unwrap_or(PLAIN);
+        if let (Carrier::Channels(_), Wish::Forward { ports }) = (carrier, wish)
+            && !(1..=PORTS_MAX).contains(&ports.len())
+        {
+            return Err(ApiError::bad_request(format!(
+                "query parameter \"ports\" is required, at most {PORTS_MAX} times"
+            )));
+        }
         Ok(Form::WebSocket {
             accept_key: derive_accept_key(key.as_bytes()),
             name,
-            protocol,
+            carrier,
         })
+    }
+
+    fn spdy(headers: &HeaderMap, wish: &Wish) -> Result<Self, ApiError> {
+        let known = match wish {
+            Wish::Exec { .. } => EXEC_SPDY,
+            Wish::Forward { .. } => FORWARD_SPDY,
+        };
+        let (name, protocol) = negotiate(headers, &STREAM_PROTOCOL, known)?.unzip();
+        // Kubernetes 1.0 named none.
+        let protocol = protocol.unwrap_or(spdy(1));
+        Ok(Form::Spdy { name, protocol })
     }
 
     fn answer(&self) -> Result<Response<Body>, ApiError> {
@@ -209,39 +269,61 @@ impl Form {
                     headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
                 }
             }
+            Form::Spdy { name, .. } => {
+                headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+                if let Some(name) = name {
+                    headers.insert(STREAM_PROTOCOL, HeaderValue::from_static(name));
+                }
+            }
         }
         Ok(answer)
     }
 
-    async fn open(
-        self,
-        io: impl websocket::Io,
-        wish: Wish,
-        tasks: &Tasks,
-    ) -> Result<Session, Error> {
-        let session = match (self, wish) {
-            (
-                Form::WebSocket { protocol, .. },
-                Wish::Exec {
-                    stdin,
-                    stdout,
-                    stderr,
-                    tty,
-                },
-            ) => {
-                let wish = Exec {
+    async fn open(self, io: impl Io, wish: Wish, tasks: &Tasks) -> Result<Session, Error> {
+        let ports = match wish {
+            Wish::Exec {
+                stdin,
+                stdout,
+                stderr,
+                tty,
+            } => {
+                let exec = Exec {
                     stdin,
                     stdout,
                     stderr,
                     tty,
                 };
-                Session::Exec(websocket::exec(io, protocol, wish, tasks).await)
+                return self.exec(io, exec, tasks).await.map(Session::Exec);
             }
-            (Form::WebSocket { protocol, .. }, Wish::Forward { ports }) => {
-                Session::Forward(websocket::forward(io, protocol, &ports, tasks).await)
-            }
+            Wish::Forward { ports } => ports,
         };
-        Ok(session)
+        let session = match self {
+            Form::WebSocket {
+                carrier: Carrier::Channels(protocol),
+                ..
+            } => websocket::forward(io, protocol, &ports, tasks).await,
+            Form::WebSocket {
+                carrier: Carrier::Tunnel,
+                ..
+            } => spdy::forward(websocket::tunnel(io, tasks).await, tasks)?,
+            Form::Spdy { .. } => spdy::forward(io, tasks)?,
+        };
+        Ok(Session::Forward(session))
+    }
+
+    async fn exec(self, io: impl Io, exec: Exec, tasks: &Tasks) -> Result<ExecSession, Error> {
+        match self {
+            Form::WebSocket {
+                carrier: Carrier::Channels(protocol),
+                ..
+            } => Ok(websocket::exec(io, protocol, exec, tasks).await),
+            // Never agreed on for a command.
+            Form::WebSocket {
+                carrier: Carrier::Tunnel,
+                ..
+            } => Err(Error::Closed),
+            Form::Spdy { protocol, .. } => spdy::exec(io, protocol, exec, tasks).await,
+        }
     }
 }
 
@@ -255,30 +337,27 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .filter(|token| !token.is_empty())
 }
 
-/// The first one the client names that is known here, as upstream takes it.
-fn subprotocol(
+/// The first protocol the client names that is known, as upstream takes it. `None`: it names none.
+fn negotiate<T: Copy>(
     headers: &HeaderMap,
-    wish: &Wish,
-) -> Result<(Option<&'static str>, Protocol), ApiError> {
-    let known = match wish {
-        Wish::Exec { .. } => EXEC_PROTOCOLS,
-        Wish::Forward { .. } => FORWARD_PROTOCOLS,
-    };
-    let named: Vec<_> = tokens(headers, &SEC_WEBSOCKET_PROTOCOL)
+    header: &HeaderName,
+    known: &[(&'static str, T)],
+) -> Result<Option<(&'static str, T)>, ApiError> {
+    let named: Vec<_> = tokens(headers, header)
         .filter(|name| !name.starts_with(TOKEN_PROTOCOL))
         .collect();
     if named.is_empty() {
-        return Ok((None, PLAIN));
+        return Ok(None);
     }
-    let found = named
+    let mut found = named
         .iter()
-        .find_map(|name| known.iter().find(|(known, _)| known == name));
-    let (name, protocol) = found.ok_or_else(|| {
+        .filter_map(|name| known.iter().find(|(known, _)| known == name));
+    found.next().copied().map(Some).ok_or_else(|| {
         let known: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        ApiError::bad_request(format!(
+        let message = format!(
             "unable to upgrade: unable to negotiate protocol: client supports {named:?}, server \
-             supports {known:?}"
-        ))
-    })?;
-    Ok((Some(name), *protocol))
+             accepts {known:?}"
+        );
+        ApiError::plain(403, "Forbidden", message)
+    })
 }

@@ -6,8 +6,6 @@
 //! `SPDY/3.1+portforward.k8s.io` the messages are one after the other the bytes of a SPDY
 //! connection (KEP-4006).
 
-use std::pin::pin;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -15,17 +13,16 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Utf8Bytes};
 
+use super::Exec;
 use super::channels::{
     CHUNK_BYTES_MAX, ExecSession, Exit, FRAMES_MAX, Failure, ForwardSession, Forwarded, Frame,
-    Life, PIPE_BYTES_MAX, Source, Stream, Writer, life, sizes,
+    Life, PIPE_BYTES_MAX, Source, Stream, Writer, both, life, pings, sizes,
 };
-use super::{Exec, LINGER, PING_INTERVAL};
 use crate::util::tasks::Tasks;
 
 /// Some clients send all of their input as one message; beyond this the connection ends.
@@ -207,27 +204,6 @@ async fn run_tunnel<I: Io>(socket: WebSocketStream<I>, near: DuplexStream) {
     both(reading, writing).await;
 }
 
-/// Until the client is gone, or everything is written and the client had time to go.
-async fn both(
-    reading: impl Future<Output = ()>,
-    writing: impl Future<Output = Result<(), WsError>>,
-) {
-    let mut reading = pin!(reading);
-    let written = tokio::select! {
-        () = &mut reading => return,
-        written = writing => written,
-    };
-    match written {
-        // A client that does not answer in time is cut.
-        Ok(()) => _ = timeout(LINGER, reading).await,
-        Err(error) => tracing::debug!(%error, "client is gone"),
-    }
-}
-
-fn pings() -> tokio::time::Interval {
-    interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL)
-}
-
 async fn close<I: Io>(sink: &mut Sink<I>, code: CloseCode) -> Result<(), WsError> {
     let reason = Utf8Bytes::default();
     sink.send(Message::Close(Some(CloseFrame { code, reason })))
@@ -278,14 +254,6 @@ impl Pump {
                 () = both(reading, writing) => {}
             }
         });
-    }
-}
-
-impl Life {
-    /// Some time after the session was dropped, so that the queue can still be sent.
-    pub(super) async fn abandoned(&self) {
-        self.dropped.cancelled().await;
-        tokio::time::sleep(LINGER).await;
     }
 }
 
