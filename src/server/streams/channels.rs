@@ -448,6 +448,8 @@ fn take_sizes(unread: &mut Vec<u8>) -> Result<Option<(u16, u16)>, serde_json::Er
     let (mut last, mut used) = (None, 0);
     while let Some(size) = objects.next() {
         match size {
+            // Upstream's `HandleResizing` skips what is no size.
+            Ok(size) if size.width == 0 || size.height == 0 => {}
             Ok(size) => last = Some((size.width, size.height)),
             Err(error) if error.is_eof() => break,
             Err(error) => return Err(error),
@@ -468,7 +470,7 @@ mod tests {
             b"{\"Width\":80,\"Height\":24}\n{\"Width\":90,\"Height\":25}{\"Wi".to_vec();
         assert_eq!(take_sizes(&mut unread).unwrap(), Some((90, 25)));
         assert_eq!(unread, b"{\"Wi");
-        unread.extend_from_slice(b"dth\":1,\"Height\":2}");
+        unread.extend_from_slice(b"dth\":1,\"Height\":2}{\"Width\":0,\"Height\":0}");
         assert_eq!(take_sizes(&mut unread).unwrap(), Some((1, 2)));
         assert!(take_sizes(&mut b"nonsense".to_vec()).is_err());
     }
