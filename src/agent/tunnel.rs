@@ -86,6 +86,22 @@ fn request() -> Request<Body> {
     request
 }
 
+/// Answers requests that come over `io`, in a service of `tasks`, where the server is in the same
+/// process.
+pub fn serve_in<I>(io: I, api: NodeApi, tasks: &Tasks)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let cancelled = tasks.cancelled();
+    let jobs = tasks.clone();
+    tasks.service("tunnel", async move {
+        let serving = cancelled.run_until_cancelled(serve(io, api, &jobs)).await;
+        if let Some(Err(error)) = serving {
+            tracing::debug!(error = %chain(&error), "tunnel ended");
+        }
+    });
+}
+
 /// Answers requests that come over `io` until it ends.
 pub async fn serve<I>(io: I, api: NodeApi, tasks: &Tasks) -> hyper::Result<()>
 where

@@ -11,8 +11,10 @@ use super::args::{AgentArgs, NetworkBackend, NodeArgs, Part, ServerArgs};
 use super::node::Facts;
 use super::wire::{self, Cluster};
 use super::{Failure, node, usage};
+use crate::agent::http::NodeApi;
 use crate::agent::node::register;
 use crate::agent::sys::address;
+use crate::agent::tunnel;
 use crate::client::https::HttpsTransport;
 use crate::client::{Client, Patch, Transport};
 use crate::server::config::{Config, Options};
@@ -28,6 +30,9 @@ use crate::util::{errors, signal};
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// First and longest pause while the server's own node is not registered.
 const MARK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Bytes on their way between server and node in one process.
+const TUNNEL_BYTES: usize = 256 << 10;
 
 /// Runs the control plane, and a node unless told not to.
 pub(crate) fn server(args: ServerArgs) -> Result<(), Failure> {
@@ -128,12 +133,17 @@ async fn with_node(
         Link::Outside(transport) => Arc::new(transport.clone()),
     };
     let starting = wire::start(node, cluster, transport, time);
-    let (agent, _runtime) = tokio::select! {
+    let (agent, runtime) = tokio::select! {
         started = starting => started?,
         told = signal::terminated() => return Ok(told?),
     };
+    let pods = Arc::new(agent.pods());
+    let api = NodeApi::new(&node.1.name, runtime, pods, time.0.clone(), time.1);
     match link {
         Link::Inside(server, _) => {
+            let (near, far) = tokio::io::duplex(TUNNEL_BYTES);
+            server.tunnels().take(node.1.name.clone(), near);
+            tunnel::serve_in(far, api, time.1);
             let client = server.client("orch:node-roles");
             let marking = mark_control_plane(client, node.1.name.clone());
             let cancelled = time.1.cancelled();
@@ -141,7 +151,10 @@ async fn with_node(
                 cancelled.run_until_cancelled(marking).await;
             });
         }
-        Link::Outside(_) => systemd_ready(),
+        Link::Outside(transport) => {
+            tunnel::keep(transport, api, time.1);
+            systemd_ready();
+        }
     }
     let ended = until_told(time.1).await;
     agent.stop().await;

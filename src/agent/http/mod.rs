@@ -6,6 +6,7 @@
 //! needs an open port. Failures are `Status` objects, which the server hands to its client.
 
 mod dial;
+mod directory;
 mod exec;
 mod follow;
 mod logs;

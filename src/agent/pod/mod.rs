@@ -73,6 +73,8 @@ struct Inner {
 pub struct PodInfo {
     /// As in the API, with the status the agent works with.
     pub pod: Pod,
+    /// Its pinned network namespace; `None`: the host's.
+    pub network: Option<PathBuf>,
     /// Containers by name.
     pub containers: BTreeMap<String, ContainerInfo>,
 }
@@ -141,7 +143,15 @@ impl Pods {
             (name.clone(), ContainerInfo { current, previous })
         });
         let containers = containers.collect();
-        PodInfo { pod, containers }
+        let spec = pod.spec.as_ref();
+        let is_host = spec.is_some_and(|spec| spec.host_network == Some(true));
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let network = (!is_host).then(|| folders.namespaces(uid).join("net"));
+        PodInfo {
+            pod,
+            network,
+            containers,
+        }
     }
 
     /// Follows `pods`, the API's pods of this node, until the agent ends.
