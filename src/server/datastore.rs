@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::server::config::{Config, Datastore};
+use crate::server::config::{self, Config, Datastore};
+#[cfg(feature = "etcd")]
+use crate::store::etcd::{Etcd, EtcdConfig};
 use crate::store::mvcc::{self, Mvcc};
 use crate::store::{self, Store};
 use crate::util::clock::Clock;
@@ -12,8 +14,15 @@ use crate::util::errors::OrLog;
 #[derive(Clone)]
 pub(super) struct Kept {
     pub(super) store: Arc<dyn Store>,
-    /// Where it is ours to close.
-    embedded: Option<Arc<Mvcc>>,
+    held: Held,
+}
+
+/// What is closed at the end.
+#[derive(Clone)]
+enum Held {
+    Embedded(Arc<Mvcc>),
+    #[cfg(feature = "etcd")]
+    Etcd(Arc<Etcd>),
 }
 
 impl Kept {
@@ -25,24 +34,52 @@ impl Kept {
                 clock: clock.clone(),
                 ..mvcc::Config::new(folder)
             })?,
-            Datastore::Etcd(_) => Mvcc::in_memory(),
+            Datastore::Etcd(etcd) => return Self::connect(etcd, clock).await,
         };
+        let held = Held::Embedded(embedded.clone());
         Ok(Self {
-            store: embedded.clone(),
-            embedded: Some(embedded),
+            store: embedded,
+            held,
+        })
+    }
+
+    #[cfg(feature = "etcd")]
+    async fn connect(wanted: &config::Etcd, clock: &Clock) -> store::Result<Self> {
+        let (cert, key) = wanted.client_files.clone().unzip();
+        let etcd = Etcd::connect(EtcdConfig {
+            endpoints: wanted.endpoints.clone(),
+            ca: wanted.ca_file.clone(),
+            cert,
+            key,
+            clock: clock.clone(),
+        })
+        .await?;
+        let held = Held::Etcd(etcd.clone());
+        Ok(Self { store: etcd, held })
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    async fn connect(_: &config::Etcd, _: &Clock) -> store::Result<Self> {
+        Err(store::Error::Unavailable {
+            doing: "connecting to etcd",
+            why: "this program was built without the feature `etcd`".to_owned(),
         })
     }
 
     /// After this nothing more is written. `false`: the disk could not be left tidy; nothing that
     /// was answered is lost all the same.
     pub(super) async fn close(&self) -> bool {
-        match &self.embedded {
-            Some(embedded) => embedded
+        match &self.held {
+            Held::Embedded(embedded) => embedded
                 .close()
                 .await
                 .ok_or_log("close the datastore")
                 .is_some(),
-            None => true,
+            #[cfg(feature = "etcd")]
+            Held::Etcd(etcd) => {
+                etcd.close().await;
+                true
+            }
         }
     }
 }

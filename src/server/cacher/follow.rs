@@ -54,11 +54,11 @@ impl Follower {
         let current = self.store.current().await?;
         let oldest = self.store.oldest().await?;
         let wanted = Revision(current.0.saturating_sub(REPLAY_REVISIONS)).max(oldest);
-        let page = match self.store.range(everything(), Some(wanted), None).await {
-            Err(store::Error::Compacted { .. }) => {
-                self.store.range(everything(), None, None).await?
-            }
-            page => page?,
+        let replay = self.read_from(Some(wanted)).await;
+        let (page, mut watch) = match replay {
+            // The store's own compaction was faster: begin with the present.
+            Err(store::Error::Compacted { .. }) => self.read_from(None).await?,
+            read => read?,
         };
         // A store that was asked for a revision answers with that one.
         let start = page.revision;
@@ -73,14 +73,22 @@ impl Follower {
             self.shared.cache(&storage).load(items);
         }
         self.applied.send_replace(start);
-        let mut watch = self.store.watch(everything(), start).await?;
         while *self.applied.borrow() < current {
             match watch.next().await {
-                Some(item) => self.take(item?),
+                Some(Ok(item)) => self.take(item),
+                Some(Err(store::Error::Compacted { .. })) => return self.relist().await,
+                Some(Err(error)) => return Err(error),
                 None => break,
             }
         }
         Ok(watch)
+    }
+
+    /// The state at a revision (`None`: now), and what happens after it.
+    async fn read_from(&self, at: Option<Revision>) -> store::Result<(Page, WatchStream)> {
+        let page = self.store.range(everything(), at, None).await?;
+        let watch = self.store.watch(everything(), page.revision).await?;
+        Ok((page, watch))
     }
 
     pub(super) async fn run(mut self, watch: WatchStream, cancelled: CancellationToken) {
@@ -131,10 +139,10 @@ impl Follower {
 
     /// The history is gone: what changed meanwhile is found by comparing.
     async fn relist(&self) -> store::Result<WatchStream> {
-        let page = self.store.range(everything(), None, None).await?;
+        let (page, watch) = self.read_from(None).await?;
         self.compare(&page);
         self.applied.send_replace(page.revision);
-        self.store.watch(everything(), page.revision).await
+        Ok(watch)
     }
 
     fn compare(&self, page: &Page) {
