@@ -1,7 +1,7 @@
 //! The control plane as a whole, in process: a real server, scheduler and controllers; only the
 //! nodes are played.
 
-#![allow(missing_docs, reason = "a test binary")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
 mod deletion;
 mod nodes;

@@ -150,8 +150,8 @@ impl NodeTerm {
     /// Whether a node with this name and these labels matches.
     pub(crate) fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         let by_name = BTreeMap::from([("metadata.name".to_owned(), name.to_owned())]);
-        !self.invalid
-            && !(self.labels.is_empty() && self.names.is_empty())
+        let is_empty = self.labels.is_empty() && self.names.is_empty();
+        !(self.invalid || is_empty)
             && self.labels.iter().all(|r| r.matches(labels))
             && self.names.iter().all(|r| r.matches(&by_name))
     }

@@ -11,6 +11,8 @@ use super::Target;
 pub(super) struct Graph {
     dependents_of: HashMap<String, HashSet<Target>>,
     owners_of: HashMap<Target, Vec<Owner>>,
+    /// Owners that wait for their dependents to go first, by uid.
+    waiting: HashMap<String, Target>,
 }
 
 /// What of an owner reference is needed to walk the graph.
@@ -45,7 +47,25 @@ impl Graph {
         true
     }
 
+    /// Notes that an owner waits for its dependents to go first.
+    pub(super) fn wait(&mut self, owner: &Target) {
+        self.waiting.insert(owner.uid.clone(), owner.clone());
+    }
+
+    /// Those owners of an object that wait.
+    pub(super) fn waiting_owners(&self, target: &Target) -> Vec<Target> {
+        let owners = self.owners_of.get(target).into_iter().flatten();
+        let waiting = owners.filter_map(|owner| self.waiting.get(&owner.uid).cloned());
+        waiting.collect()
+    }
+
     /// Forgets an object that is gone.
+    pub(super) fn end(&mut self, target: &Target) {
+        self.waiting.remove(&target.uid);
+        self.remove(target);
+    }
+
+    /// Forgets the edges of an object.
     pub(super) fn remove(&mut self, target: &Target) {
         for owner in self.owners_of.remove(target).unwrap_or_default() {
             if let Some(dependents) = self.dependents_of.get_mut(&owner.uid) {
@@ -120,6 +140,18 @@ mod tests {
             })
             .collect();
         serde_json::from_value(json!({"ownerReferences": owners})).unwrap()
+    }
+
+    #[test]
+    fn the_owners_that_wait_for_a_dependent_are_known_until_they_end() {
+        let mut graph = Graph::default();
+        graph.put(&target("a"), &meta(&[("u-o", true), ("u-p", true)]));
+        assert!(graph.waiting_owners(&target("a")).is_empty());
+        graph.wait(&target("o"));
+        assert_eq!(graph.waiting_owners(&target("a")), [target("o")]);
+        graph.end(&target("o"));
+        graph.end(&target("a"));
+        assert!(graph.waiting.is_empty() && graph.owners_of.is_empty());
     }
 
     #[test]

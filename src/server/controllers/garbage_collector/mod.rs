@@ -177,8 +177,20 @@ impl Shared {
     }
 
     fn see_object(&self, target: &Target, meta: &ObjectMeta) {
-        if self.graph.lock().put(target, meta) {
+        let mut graph = self.graph.lock();
+        // An owner reference that was taken away may be the last an owner waits for.
+        let waiting = graph.waiting_owners(target);
+        let has_new_owners = graph.put(target, meta);
+        let freed = waiting
+            .into_iter()
+            .filter(|owner| !graph.blocking(&owner.uid).contains(target));
+        let freed: Vec<_> = freed.collect();
+        drop(graph);
+        if has_new_owners {
             self.queue.add(Key::Dependent(target.clone()));
+        }
+        for owner in freed {
+            self.queue.add(Key::Owner(owner));
         }
         let waits = [ORPHAN, FOREGROUND]
             .iter()
@@ -192,10 +204,14 @@ impl Shared {
     fn see_end(&self, target: &Target) {
         let mut graph = self.graph.lock();
         let dependents = graph.dependents(&target.uid);
-        graph.remove(target);
+        let waiting = graph.waiting_owners(target);
+        graph.end(target);
         drop(graph);
         for dependent in dependents {
             self.queue.add(Key::Dependent(dependent));
+        }
+        for owner in waiting {
+            self.queue.add(Key::Owner(owner));
         }
     }
 }
@@ -337,7 +353,9 @@ impl Collector {
             return Ok(Action::Done);
         }
         let (all, blocking) = {
-            let graph = self.shared.graph.lock();
+            let mut graph = self.shared.graph.lock();
+            // From here on the end of a dependent looks at this owner again.
+            graph.wait(target);
             (graph.dependents(&target.uid), graph.blocking(&target.uid))
         };
         if blocking.is_empty() {
@@ -346,8 +364,7 @@ impl Collector {
         for dependent in all {
             self.shared.queue.add(Key::Dependent(dependent));
         }
-        // The last blocking dependent's end does not name this object; look again soon.
-        Ok(Action::After(Duration::from_millis(200)))
+        Ok(Action::Done)
     }
 
     async fn orphan(&self, dependent: &Target, owner_uid: &str) -> Result<()> {

@@ -13,6 +13,9 @@ use crate::client::{Cache, Queue, key_of};
 /// Marks endpoints of a Service without an address.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
+/// Index of Services by namespace and the first pair of their selectors.
+const BY_SELECTOR: &str = "selector";
+
 /// A port of a Service as it is at a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Port {
@@ -104,8 +107,19 @@ pub(crate) fn reference(pod: &Pod) -> ObjectReference {
     }
 }
 
-/// Puts the key of each Service whose endpoints a change of a pod may change in the queue.
+/// Puts the key of each Service whose endpoints a change of a pod may change in the queue. Only
+/// Services of which the first selector fits are looked at, so that a pod costs the same among
+/// thousands of Services.
 pub(crate) fn on_pods(pods: &Cache<Pod>, services: &Cache<Service>, queue: &Queue<ObjectKey>) {
+    services.index(BY_SELECTOR, |service| {
+        let selector = selecting(service).and_then(|spec| spec.selector.as_ref());
+        let first = selector.and_then(|selector| selector.iter().next());
+        let namespace = meta::namespace(&service.metadata);
+        first
+            .map(|pair| pair_key(namespace, pair))
+            .into_iter()
+            .collect()
+    });
     let (services, queue) = (services.clone(), queue.clone());
     pods.on_change(move |change| {
         if let (Some(old), Some(new)) = (&change.old, &change.new)
@@ -113,16 +127,24 @@ pub(crate) fn on_pods(pods: &Cache<Pod>, services: &Cache<Service>, queue: &Queu
         {
             return;
         }
-        let Some(pod) = change.object() else { return };
-        for service in services.in_namespace(meta::namespace(&pod.metadata)) {
-            let Some(selector) = selecting(&service).and_then(|s| s.selector.as_ref()) else {
-                continue;
-            };
-            if change.both().any(|pod| selects(selector, pod)) {
-                queue.add(key_of(&service.metadata));
+        for pod in change.both() {
+            let namespace = meta::namespace(&pod.metadata);
+            for label in pod.metadata.labels.iter().flatten() {
+                let candidates = services.by_index(BY_SELECTOR, &pair_key(namespace, label));
+                for service in candidates {
+                    let spec = selecting(&service);
+                    let selector = spec.and_then(|spec| spec.selector.as_ref());
+                    if selector.is_some_and(|selector| selects(selector, pod)) {
+                        queue.add(key_of(&service.metadata));
+                    }
+                }
             }
         }
     });
+}
+
+fn pair_key(namespace: &str, (key, value): (&String, &String)) -> String {
+    format!("{namespace}/{key}={value}")
 }
 
 /// Whether two states of a pod lead to the same endpoint.
