@@ -38,11 +38,12 @@ impl NodeApi {
             None => connect_local(port).await,
         };
         let stream = connected.map_err(|error| {
-            ApiError::internal(format!(
-                "an error occurred forwarding {port} -> {port}: error forwarding port {port} to pod \
-                 {pod}, uid {}: failed to connect to localhost:{port} inside namespace: {error}",
-                view.pod.metadata.uid.as_deref().unwrap_or_default()
-            ))
+            let uid = view.pod.metadata.uid.as_deref().unwrap_or_default();
+            let message = format!(
+                "error forwarding port {port} to pod {pod}, uid {uid}: failed to connect to \
+                 localhost:{port} inside its network namespace: {error}"
+            );
+            ApiError::plain(500, "InternalError", message)
         })?;
         Ok(self.carry_bytes(stream, body))
     }

@@ -64,8 +64,9 @@ impl NodeApi {
         let process = attached.map_err(ApiError::internal)?;
         let (sender, answer) = frames::channel();
         self.0.tasks.job("attach", async move {
-            let code = carry(process, FrameReader::new(body), &sender).await;
-            finish(&sender, &ended(code, &[])).await;
+            carry(process, FrameReader::new(body), &sender).await;
+            // How the container ended is in the pod's status; attaching to it has succeeded.
+            finish(&sender, &ended(None, &[])).await;
         });
         Ok(Response::new(boxed(answer)))
     }
