@@ -112,6 +112,11 @@ const IMPORTS: &[(&str, &str)] = &[
         "api client runtime util agent::config agent::seam agent::sys agent::volume agent::image \
          agent::probe agent::pleg agent::checkpoint agent::pod",
     ),
+    (
+        "agent::http",
+        "api client runtime util agent::seam agent::pod agent::sys agent::http",
+    ),
+    ("agent::tunnel", "client util agent::http agent::tunnel"),
     ("agent", "api client runtime util agent"),
 ];
 

@@ -11,8 +11,6 @@ use crate::client::{Body, Error, Result, Transport};
 use crate::server::http::Handler;
 use crate::server::http::respond;
 use crate::server::http::route::{Upstream, request_info};
-use crate::server::http::tunnel::{AsyncReadWrite, TunnelAcceptor};
-use crate::server::proxy::{NodeProxy, Tunnels};
 use crate::server::request::{RequestInfo, User};
 use crate::server::rest::Rest;
 
@@ -25,24 +23,6 @@ impl Upstream for Rest {
         request: Request<Body>,
     ) -> std::result::Result<Response<Body>, ApiError> {
         Rest::handle(self, info, user, request).await
-    }
-}
-
-#[async_trait]
-impl Upstream for NodeProxy {
-    async fn handle(
-        &self,
-        info: RequestInfo,
-        _user: User,
-        request: Request<Body>,
-    ) -> std::result::Result<Response<Body>, ApiError> {
-        NodeProxy::handle(self, info, request).await
-    }
-}
-
-impl TunnelAcceptor for Tunnels {
-    fn accept(&self, node: String, io: Box<dyn AsyncReadWrite>) {
-        self.take(node, io);
     }
 }
 

@@ -9,6 +9,7 @@ mod pod;
 mod service;
 mod tunnel;
 
+use async_trait::async_trait;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -16,7 +17,9 @@ use hyper::body::Incoming;
 use crate::api::status::ApiError;
 use crate::client::Body;
 use crate::server::cacher::Cacher;
-use crate::server::request::RequestInfo;
+use crate::server::http::route::Upstream;
+use crate::server::http::tunnel::{AsyncReadWrite, TunnelAcceptor};
+use crate::server::request::{RequestInfo, User};
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
 
@@ -109,6 +112,24 @@ impl NodeProxy {
             .unwrap_or_default();
         let status = serde_json::from_slice(&body).unwrap_or_default();
         Err(ApiError::from_status(code, &status))
+    }
+}
+
+#[async_trait]
+impl Upstream for NodeProxy {
+    async fn handle(
+        &self,
+        info: RequestInfo,
+        _user: User,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ApiError> {
+        NodeProxy::handle(self, info, request).await
+    }
+}
+
+impl TunnelAcceptor for Tunnels {
+    fn accept(&self, node: String, io: Box<dyn AsyncReadWrite>) {
+        self.take(node, io);
     }
 }
 
