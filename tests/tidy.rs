@@ -1,7 +1,7 @@
 //! The rules of the house that no lint knows: who may import whom, file headers and lengths, and
 //! markers that must not be left behind.
 
-#![allow(missing_docs, reason = "a test binary")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -101,7 +101,6 @@ pub enum Part {
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "a flattened group documents itself")]
     pub log: LogArgs,
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
@@ -170,7 +169,6 @@ pub struct ServerArgs {
     #[arg(long)]
     pub disable_agent: bool,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "a flattened group documents itself")]
     pub node: NodeArgs,
 }
 
@@ -178,7 +176,6 @@ pub struct ServerArgs {
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "a flattened group documents itself")]
     pub log: LogArgs,
     /// Server to join, for instance https://192.168.1.5:6443
     #[arg(long, value_name = "URL")]
@@ -190,7 +187,6 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "a flattened group documents itself")]
     pub node: NodeArgs,
 }
 
@@ -258,7 +254,6 @@ pub struct TokenArgs {
     #[arg(long, value_name = "FOLDER", default_value = "/var/lib/orch")]
     pub data_dir: PathBuf,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "a flattened group documents itself")]
     pub target: TargetArgs,
 }
 
@@ -287,7 +282,6 @@ pub enum TokenVerb {
 #[derive(Args, Debug)]
 pub struct StatusArgs {
     #[command(flatten)]
-    #[expect(missing_docs, reason = "a flattened group documents itself")]
     pub target: TargetArgs,
 }
 
@@ -315,7 +309,6 @@ pub enum SnapshotVerb {
         /// The file [default: DATA/server/snapshots/NAME]
         file: Option<PathBuf>,
         #[command(flatten)]
-        #[expect(missing_docs, reason = "a flattened group documents itself")]
         target: TargetArgs,
     },
     /// List the snapshots in DATA/server/snapshots, or in a folder

@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::disallowed_methods,
+    clippy::unwrap_used,
     missing_docs,
     reason = "these tests run the program and look at what it leaves behind"
 )]

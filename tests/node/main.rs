@@ -5,6 +5,9 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
     missing_docs,
     reason = "these tests run programs and wait in threads of their own"
 )]
@@ -12,4 +15,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod joining;
+mod restart;
 mod three_hosts;

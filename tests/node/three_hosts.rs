@@ -129,8 +129,6 @@ fn pods_reach_service_and_each_other(master: &Host) {
             "-q",
             "-O",
             "-",
-            "-T",
-            "5",
             "http://nginx.default.svc.cluster.local/",
         ]);
         assert!(by_name.expect_ok().contains("Welcome to nginx!"));
@@ -145,8 +143,6 @@ fn pods_reach_service_and_each_other(master: &Host) {
             "-q",
             "-O",
             "-",
-            "-T",
-            "5",
             &format!("http://{address}/"),
         ]);
         assert!(page.expect_ok().contains("Welcome to nginx!"));

@@ -95,20 +95,13 @@ impl Network {
         }
     }
 
-    /// Takes a host's link down or up again.
-    pub fn set_link(&self, host: &Host, up: bool) {
-        let state = if up { "up" } else { "down" };
-        sh(&["ip", "-n", &host.namespace, "link", "set", "eth0", state]);
-    }
-
-    /// Processes and mounts of the network's hosts that are there now.
-    pub fn leftovers(&self) -> Vec<String> {
-        let mut found: Vec<_> = mounts_below(&self.folder);
-        found.extend(self.processes().into_iter().map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            format!("process {pid} {}", name.replace('\0', " "))
-        }));
-        found
+    /// Processes of the network's hosts and their containers that run `program`.
+    pub fn processes_named(&self, program: &str) -> Vec<i32> {
+        let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        self.processes()
+            .into_iter()
+            .filter(|pid| name(pid).trim() == program)
+            .collect()
     }
 
     fn processes(&self) -> Vec<i32> {
@@ -155,6 +148,16 @@ impl Drop for Network {
         }
         let _ = run(Command::new("ip").args(["netns", "del", &self.switch()]));
         let _ = fs::remove_dir_all(&self.folder);
+        let records = self
+            .folder
+            .to_string_lossy()
+            .trim_matches('/')
+            .replace('/', "-");
+        for entry in fs::read_dir("/run/orch").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&records) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }
 
@@ -192,6 +195,8 @@ impl Host {
             flag("node-name", &self.name),
             flag("cgroup-root", &self.cgroup),
             flag("containerd", "managed"),
+            // A test is not about how full this machine's disk is.
+            flag("eviction-hard", "memory.available<10Mi,nodefs.available<1%"),
             flag("log-level", "info,orch=debug"),
         ]
     }

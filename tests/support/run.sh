@@ -34,7 +34,8 @@ if [ -e "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; then
   echo "== orch runs already (pid $(cat "$pid_file"))"
 else
   echo "== starting: orch server (log: $log)"
-  setsid "$orch" server --log-level="${ORCH_LOG:-info}" >>"$log" 2>&1 </dev/null &
+  # A demonstration also runs on a full disk; a node with the default thresholds would refuse Pods.
+  setsid "$orch" server --log-level="${ORCH_LOG:-info}" --eviction-hard='memory.available<50Mi,nodefs.available<1%'  >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"
 fi
 cp "$here/manifests/nginx.yaml" "$data/server/manifests/nginx.yaml"

@@ -31,7 +31,7 @@ pub enum Answer {
     /// The name exists; there may be no record of the type asked for.
     Found(Vec<Record>),
     /// The name is an alias of one outside (`ExternalName`).
-    Alias(Record, Name),
+    Alias(Box<Record>, Name),
 }
 
 /// The records of the cluster.
@@ -135,7 +135,7 @@ impl Records {
                 TTL_SECONDS,
                 RData::CNAME(CNAME(target.clone())),
             );
-            return Answer::Alias(record, target);
+            return Answer::Alias(Box::new(record), target);
         }
         if kind == RecordType::SRV {
             return found(name, kind, self.all_ports(&service, key));

@@ -159,11 +159,11 @@ impl Server {
     fn follow(
         &self,
         mut answer: Message,
-        alias: Record<RData>,
+        alias: Box<Record<RData>>,
         target: hickory_proto::rr::Name,
         question: &Query,
     ) -> Reply {
-        answer.answers.push(alias);
+        answer.answers.push(*alias);
         if question.query_type == RecordType::CNAME {
             return Reply::Here(answer);
         }

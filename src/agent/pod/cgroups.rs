@@ -153,9 +153,7 @@ mod tests {
         assert_eq!(read("cpu/k/besteffort/cpu.shares"), "2");
         assert_eq!(cgroups.pods(), ["u"]);
         // A real cgroup's files vanish with it; here they have to be removed by hand.
-        for name in ["cpu/k/burstable/podu/cpu.shares"] {
-            std::fs::remove_file(root.join(name)).unwrap();
-        }
+        std::fs::remove_file(root.join("cpu/k/burstable/podu/cpu.shares")).unwrap();
         cgroups.tear_down("u").unwrap();
         assert!(cgroups.pods().is_empty());
         assert_eq!(read("cpu/k/burstable/cpu.shares"), "2");

@@ -302,7 +302,7 @@ mod tests {
             "conditions": {"ready": false, "serving": true, "terminating": true}});
         let dead = json!({"addresses": ["10.244.1.4"], "conditions": {"ready": false}});
         let all = slice(json!([ready, ending, dead]));
-        let seen = model(&[web.clone()], &[all], "n1");
+        let seen = model(std::slice::from_ref(&web), &[all], "n1");
         assert_eq!(backends(&seen, CLUSTER), ["10.244.1.2:8080"]);
         let seen = model(&[web], &[slice(json!([ending, dead]))], "n1");
         assert_eq!(backends(&seen, CLUSTER), ["10.244.1.3:8080"]);

@@ -163,9 +163,9 @@ fn message(
         let Some((_, field)) = numbers.iter().find(|(known, _)| *known == number) else {
             continue;
         };
-        if field.starts_with('~') {
+        if let Some(embedded) = field.strip_prefix('~') {
             if let Wire::Bytes(inner) = wire {
-                message(&field[1..], ty, inner, object, depth + 1)?;
+                message(embedded, ty, inner, object, depth + 1)?;
             }
             continue;
         }

@@ -194,8 +194,6 @@ fn text_of(path: &Path) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     const GOOD: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
 
     fn read(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
