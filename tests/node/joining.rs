@@ -16,7 +16,7 @@ fn wrong_tokens_and_strangers_are_refused() {
         (format!("{head}:wrong"), "token"),
         (
             format!("K10{}::server:x", "ab".repeat(32)),
-            "another cluster",
+            "is not the one the token was made for",
         ),
         ("K10zz".to_owned(), "token"),
     ] {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::support::hosts::{Host, Network};
-use super::support::program::tail;
+use super::support::program::{signal, tail};
 use super::support::wait::{ensure, eventually, secs};
 
 const WEB: &str = r#"
@@ -84,15 +84,15 @@ fn a_killed_container_process_restarts_in_place_and_a_deleted_pod_is_replaced() 
     host.wait_nodes(1);
     host.apply(WEB);
     wait_running(&host);
-    let pod = host
-        .kubectl(&["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"])
-        .expect_ok();
-    host.kubectl(&["exec", &pod, "--", "sh", "-c", "kill -9 1 || kill 1"]);
+    let first = network.processes_named("nginx").into_iter().min().unwrap();
+    signal(first, libc::SIGKILL);
     eventually("the container restarted in place", secs(30), || {
-        let path = "jsonpath={.status.containerStatuses[0].restartCount} {.status.phase}";
-        let seen = host.kubectl(&["get", "pod", &pod, "-o", path]);
-        ensure(seen.stdout == "1 Running", format!("{seen:?}"))
+        let seen = restarts(&host);
+        ensure(seen.contains('1'), seen)
     });
+    wait_running(&host);
+    let name = "jsonpath={.items[0].metadata.name}";
+    let pod = host.kubectl(&["get", "pods", "-o", name]).expect_ok();
     host.kubectl(&["delete", "pod", &pod]).expect_ok();
     eventually("another Pod took its place", secs(30), || {
         let seen = host.kubectl(&["get", "pods", "-l", "app=web", "--no-headers"]);
