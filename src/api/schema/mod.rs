@@ -6,7 +6,7 @@
 //!
 //! The asset has two parts. The structure is decoded at the first use and kept: some hundred KiB.
 //! The descriptions are far bigger and are decoded only while an OpenAPI document is built
-//! ([`docs`]), then dropped.
+//! ([`docs`](mod@docs)), then dropped.
 
 mod docs;
 mod load;

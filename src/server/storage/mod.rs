@@ -1,4 +1,4 @@
-//! Objects over the [`Store`]: where they lie ([`keys`]) and how they are written ([`codec`]).
+//! Objects over the [`Store`](crate::store::Store): where they lie ([`keys`]) and how they are written ([`codec`]).
 //! Nothing else in the program knows either.
 
 pub mod codec;
