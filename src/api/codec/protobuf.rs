@@ -409,7 +409,12 @@ mod tests {
     use serde_json::json;
 
     fn field(number: u8, value: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![number << 3 | 2, u8::try_from(value.len()).unwrap()];
+        let key = u16::from(number) << 3 | 2;
+        let mut bytes = match u8::try_from(key) {
+            Ok(key) if key < 0x80 => vec![key],
+            _ => vec![(key & 0x7f) as u8 | 0x80, (key >> 7) as u8],
+        };
+        bytes.push(u8::try_from(value.len()).unwrap());
         bytes.extend(value);
         bytes
     }
