@@ -27,7 +27,7 @@ stop:
 	tests/support/stop.sh
 
 test: packages-build packages-run packages-test
-	$(CARGO) test --locked --lib --bins --test tidy --test cli --test api --test agent
+	$(CARGO) test --locked --no-fail-fast --lib --bins --test tidy --test cli --test api --test agent
 	$(CARGO) test --locked --test node -- --test-threads=1
 
 check: packages-build
