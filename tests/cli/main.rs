@@ -86,7 +86,7 @@ fn a_wrong_flag_is_named_with_its_value_and_nothing_is_opened() {
     server("--node-taint=a=b:Never", "`a=b:Never` for `--node-taint`");
     server("--node-name=Bad_Name", "`Bad_Name`");
     server("--cgroup-root=kubepods", "`kubepods` for `--cgroup-root`");
-    server("--log-level=loud=", "`loud=` for `--log-level`");
+    server("--log-level=orch=loud", "`orch=loud` for `--log-level`");
     server("--write-kubeconfig-mode=999", "999");
     refused(&["agent", &data_dir], &[], "--join");
     assert!(!data.exists(), "something was opened");
