@@ -63,7 +63,12 @@ impl Worker {
         self.before = fresh;
         self.show();
         self.learn();
-        self.memory.is_reported = self.before == self.reporting.sent || self.reporting.is_pointless;
+        let is_reported = self.before == self.reporting.sent || self.reporting.is_pointless;
+        if is_reported && !self.memory.is_reported {
+            // This lap's plan did not know yet that nothing is owed to the server any more.
+            self.signals.wake();
+        }
+        self.memory.is_reported = is_reported;
         let waits = self.reporting.retry_at.is_some_and(|at| at > now);
         if self.is_gone || self.memory.is_reported || self.reporting.is_busy || waits {
             return;
