@@ -72,7 +72,8 @@ const IMPORTS: &[(&str, &str)] = &[
     ("server::streams", "api client util server::streams"),
     (
         "server::proxy",
-        "api client util server::request server::cacher server::streams server::http server::proxy",
+        "api client util server::request server::cacher server::streams server::http \
+         server::webhook server::proxy",
     ),
     (
         "server::http",
@@ -80,6 +81,7 @@ const IMPORTS: &[(&str, &str)] = &[
          server::openapi server::review server::join server::authn server::authz server::cacher \
          server::http",
     ),
+    ("server::webhook", "api util server::cacher server::webhook"),
     ("server::bootstrap", "api client util server::bootstrap"),
     ("server::manifests", "api client util server::manifests"),
     ("server::scheduler", "api client util server::scheduler"),

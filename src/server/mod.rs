@@ -26,6 +26,7 @@ pub mod review;
 pub mod scheduler;
 pub mod storage;
 pub mod streams;
+pub mod webhook;
 
 mod datastore;
 mod error;

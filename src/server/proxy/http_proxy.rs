@@ -12,17 +12,15 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{NodeProxy, boxed, part};
+use super::{NodeProxy, boxed};
 use crate::api::status::ApiError;
 use crate::client::{Body, empty_body};
 use crate::server::request::RequestInfo;
-use crate::util::byte_body;
+use crate::server::webhook::{Dial, Stream};
 use crate::util::tls::{self, Trust};
 
 /// For one connection only.
@@ -35,10 +33,6 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     TRANSFER_ENCODING,
     UPGRADE,
 ];
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// `[scheme:]name[:port]`
 #[derive(Debug, PartialEq, Eq)]
@@ -180,24 +174,7 @@ impl NodeProxy {
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Stream>, ApiError> {
         let address = std::net::SocketAddr::new(endpoint.address, endpoint.port);
-        let plain: Box<dyn Stream> = if endpoint.node.is_empty() {
-            let stream = tokio::net::TcpStream::connect(address)
-                .await
-                .map_err(|error| {
-                    ApiError::unavailable(format!(
-                        "error trying to reach service: dial tcp {address}: {error}"
-                    ))
-                })?;
-            Box::new(stream)
-        } else {
-            let (writer, body) = byte_body::writer();
-            let body: Body = body.map_err(Into::into).boxed_unsync();
-            let request = Request::post(format!("/dial/{}", part(&address.to_string())))
-                .body(body)
-                .map_err(ApiError::internal)?;
-            let answer = self.ask(&endpoint.node, request).await?;
-            Box::new(byte_body::stream(answer.into_body(), writer))
-        };
+        let plain = self.tunnels.dial(&endpoint.node, address).await?;
         if !endpoint.https {
             return Ok(plain);
         }

@@ -10,7 +10,7 @@ mod service;
 mod tunnel;
 
 use async_trait::async_trait;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -24,9 +24,6 @@ use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
 
 pub use tunnel::Tunnels;
-
-/// A node's refusal is read up to this.
-const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// Serves what leads to nodes. Clones share it.
 #[derive(Clone, Debug)]
@@ -99,19 +96,7 @@ impl NodeProxy {
         node: &str,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, ApiError> {
-        let response = self.tunnels.send(node, request).await?;
-        if response.status() == StatusCode::OK {
-            return Ok(response);
-        }
-        let code = response.status().as_u16();
-        let limited = http_body_util::Limited::new(response.into_body(), REFUSAL_BYTES_MAX);
-        let body = limited
-            .collect()
-            .await
-            .map(http_body_util::Collected::to_bytes)
-            .unwrap_or_default();
-        let status = serde_json::from_slice(&body).unwrap_or_default();
-        Err(ApiError::from_status(code, &status))
+        self.tunnels.ask(node, request).await
     }
 }
 

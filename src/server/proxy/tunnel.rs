@@ -4,11 +4,14 @@
 //! until it ends.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use async_trait::async_trait;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,8 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::api::status::ApiError;
 use crate::client::Body;
+use crate::server::webhook::{Dial, Stream};
+use crate::util::byte_body;
 use crate::util::errors::chain;
 use crate::util::tasks::Tasks;
+
+use super::part;
 
 /// Silence after which a node is pinged, and how long it has to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -26,6 +33,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until a node begins to answer; it gives a connection into a pod 10 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A node's refusal is read up to this.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// Receive windows: one slow stream must not stop the others.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -150,6 +160,51 @@ impl Tunnels {
             Ok(Err(error)) => Err(unreachable(&format!("broke off: {}", chain(&error)))),
             Err(_) => Err(unreachable("does not answer")),
         }
+    }
+}
+
+impl Tunnels {
+    /// Asks a node; a refusal of its is an error.
+    pub(super) async fn ask(
+        &self,
+        node: &str,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, ApiError> {
+        let response = self.send(node, request).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let code = response.status().as_u16();
+        let limited = http_body_util::Limited::new(response.into_body(), REFUSAL_BYTES_MAX);
+        let body = limited
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        let status = serde_json::from_slice(&body).unwrap_or_default();
+        Err(ApiError::from_status(code, &status))
+    }
+}
+
+#[async_trait]
+impl Dial for Tunnels {
+    async fn dial(&self, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, ApiError> {
+        if node.is_empty() {
+            let stream = tokio::net::TcpStream::connect(address).await;
+            let stream = stream.map_err(|error| {
+                ApiError::unavailable(format!(
+                    "error trying to reach service: dial tcp {address}: {error}"
+                ))
+            })?;
+            return Ok(Box::new(stream));
+        }
+        let (writer, body) = byte_body::writer();
+        let body: Body = body.map_err(Into::into).boxed_unsync();
+        let request = Request::post(format!("/dial/{}", part(&address.to_string())))
+            .body(body)
+            .map_err(ApiError::internal)?;
+        let answer = self.ask(node, request).await?;
+        Ok(Box::new(byte_body::stream(answer.into_body(), writer)))
     }
 }
 
