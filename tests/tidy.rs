@@ -119,6 +119,10 @@ const IMPORTS: &[(&str, &str)] = &[
         "api client runtime util agent::seam agent::pod agent::sys agent::http",
     ),
     ("agent::tunnel", "client util agent::http agent::tunnel"),
+    (
+        "agent::servers",
+        "api client util agent::http agent::tunnel agent::servers",
+    ),
     ("agent", "api client runtime util agent"),
 ];
 

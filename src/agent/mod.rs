@@ -19,6 +19,7 @@ pub mod pod;
 mod probe;
 pub mod proxy;
 pub mod seam;
+pub mod servers;
 pub mod sys;
 pub mod tunnel;
 pub mod volume;

@@ -41,19 +41,30 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// A connection that lived this long was fine: the next is made at once.
 const STEADY: Duration = Duration::from_secs(30);
 
-/// Keeps a connection to the server of `transport` until `tasks` end.
-pub fn keep(transport: HttpsTransport, api: NodeApi, tasks: &Tasks) {
+/// Keeps a connection to the server of `transport` until `tasks` end; `tell` is told whenever it
+/// opens and ends.
+pub fn keep(
+    transport: HttpsTransport,
+    api: NodeApi,
+    tasks: &Tasks,
+    tell: impl Fn(bool) + Send + Sync + 'static,
+) {
     let cancelled = tasks.cancelled();
     let jobs = tasks.clone();
     tasks.service("tunnel", async move {
         tokio::select! {
-            () = keep_for_ever(&transport, &api, &jobs) => {}
+            () = keep_for_ever(&transport, &api, &jobs, &tell) => {}
             () = cancelled.cancelled() => {}
         }
     });
 }
 
-async fn keep_for_ever(transport: &HttpsTransport, api: &NodeApi, tasks: &Tasks) {
+async fn keep_for_ever(
+    transport: &HttpsTransport,
+    api: &NodeApi,
+    tasks: &Tasks,
+    tell: &(impl Fn(bool) + Send + Sync),
+) {
     let mut backoff = Backoff::new(
         Duration::from_millis(200),
         Duration::from_secs(10),
@@ -64,9 +75,11 @@ async fn keep_for_ever(transport: &HttpsTransport, api: &NodeApi, tasks: &Tasks)
         match transport.upgrade(request()).await {
             Ok((_, upgraded)) => {
                 tracing::debug!("tunnel is open");
+                tell(true);
                 if let Err(error) = serve(TokioIo::new(upgraded), api.clone(), tasks).await {
                     tracing::debug!(error = %chain(&error), "tunnel ended");
                 }
+                tell(false);
             }
             Err(error) => tracing::debug!(error = %chain(&error), "tunnel is not made"),
         }

@@ -8,6 +8,7 @@ mod check;
 mod config_file;
 mod node;
 mod output;
+mod peers;
 mod run;
 mod snapshot;
 mod status;

@@ -10,9 +10,10 @@ use serde_json::json;
 use super::args::{AgentArgs, NetworkBackend, NodeArgs, Part, ServerArgs};
 use super::node::Facts;
 use super::wire::{self, Cluster};
-use super::{Failure, node, usage};
+use super::{Failure, node, peers, usage};
 use crate::agent::http::NodeApi;
 use crate::agent::node::register;
+use crate::agent::servers::{self, Servers};
 use crate::agent::sys::address;
 use crate::agent::tunnel;
 use crate::client::https::HttpsTransport;
@@ -78,7 +79,9 @@ pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
     let token = token_of(args.token.clone(), args.token_file.clone())?.unwrap_or_default();
     run(async |tasks| {
         let clock = Clock::system();
+        let known = servers::remembered(&args.node.data_dir.join("agent"));
         let wish = register::Join {
+            known: &known,
             url: &args.join,
             token: &token,
             node_name: &facts.name,
@@ -96,6 +99,7 @@ pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
             &told.network_backend,
         )?;
         let transport = credentials.transport(tasks)?;
+        let joined = credentials.servers.first().cloned();
         let renewal =
             credentials.keep_renewed(transport.clone(), clock.clone(), Rng::from_system());
         let cancelled = tasks.cancelled();
@@ -106,7 +110,7 @@ pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
         with_node(
             (&args.node, &facts),
             &cluster,
-            Link::Outside(transport),
+            Link::Outside(transport, joined),
             time,
         )
         .await
@@ -117,8 +121,8 @@ pub(crate) fn agent(args: AgentArgs) -> Result<(), Failure> {
 enum Link<'a> {
     /// In one process.
     Inside(&'a Server, Arc<dyn Transport>),
-    /// Over TLS.
-    Outside(HttpsTransport),
+    /// Over TLS, to the server that was joined and those it knows.
+    Outside(HttpsTransport, Option<String>),
 }
 
 /// Starts the node and lets it run until the process is told to end.
@@ -130,7 +134,7 @@ async fn with_node(
 ) -> Result<(), Failure> {
     let transport: Arc<dyn Transport> = match &link {
         Link::Inside(_, transport) => transport.clone(),
-        Link::Outside(transport) => Arc::new(transport.clone()),
+        Link::Outside(transport, _) => Arc::new(transport.clone()),
     };
     let starting = wire::start(node, cluster, transport, time);
     let (agent, runtime) = tokio::select! {
@@ -138,12 +142,23 @@ async fn with_node(
         told = signal::terminated() => return Ok(told?),
     };
     let pods = Arc::new(agent.pods());
+    let folder = node.0.data_dir.join("agent");
     let api = NodeApi::new(&node.1.name, runtime, pods, time.0.clone(), time.1);
     match link {
         Link::Inside(server, _) => {
             let (near, far) = tokio::io::duplex(TUNNEL_BYTES);
             server.tunnels().take(node.1.name.clone(), near);
-            tunnel::serve_in(far, api, time.1);
+            tunnel::serve_in(far, api.clone(), time.1);
+            if server.is_shared() {
+                let servers = Servers {
+                    transport: peers::transport(server, &node.1.name, time)?,
+                    joined: None,
+                    own: Some(server.advertised()),
+                    api,
+                    folder,
+                };
+                servers.follow(agent.informers().cache(), time.1);
+            }
             let client = server.client("orch:node-roles");
             let marking = mark_control_plane(client, node.1.name.clone());
             let cancelled = time.1.cancelled();
@@ -151,8 +166,15 @@ async fn with_node(
                 cancelled.run_until_cancelled(marking).await;
             });
         }
-        Link::Outside(transport) => {
-            tunnel::keep(transport, api, time.1);
+        Link::Outside(transport, joined) => {
+            let servers = Servers {
+                transport,
+                joined,
+                own: None,
+                api,
+                folder,
+            };
+            servers.follow(agent.informers().cache(), time.1);
             systemd_ready();
         }
     }

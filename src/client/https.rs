@@ -165,6 +165,27 @@ impl HttpsTransport {
         })
     }
 
+    /// The same credentials for connections to `server` alone, in `tasks`.
+    pub fn to(&self, server: String, tasks: &Tasks) -> Self {
+        let shared = Shared {
+            http2: self.shared.http2.clone(),
+            http1: self.shared.http1.clone(),
+            server_name: self.shared.server_name.clone(),
+            path_prefix: self.shared.path_prefix.clone(),
+            authorization: self.shared.authorization.clone(),
+            servers: Mutex::new(Servers {
+                all: vec![server],
+                next: 0,
+            }),
+            current: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
+            tasks: tasks.clone(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
     /// The servers to connect to from now on.
     pub fn set_servers(&self, servers: Vec<String>) {
         let mut known = self.shared.servers.lock();

@@ -172,6 +172,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether other servers may serve the same cluster: its datastore is outside of this one.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.datastore, Datastore::Etcd(_))
+    }
+
     /// Checks `options`; the first thing that is wrong is the error.
     pub fn check(options: Options) -> Result<Self, Error> {
         let Options {

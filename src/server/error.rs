@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::server::{manifests, pki};
+use crate::server::{identity, manifests, pki};
 use crate::util::tls;
 use crate::{client, store};
 
@@ -12,6 +12,9 @@ pub enum Error {
     /// Keys, certificates or the token.
     #[error("open the cluster's identity")]
     Pki(#[from] pki::Error),
+    /// The identity that several servers share.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] tls::Error),

@@ -32,12 +32,16 @@ mod datastore;
 mod error;
 mod grant;
 mod health;
+mod identity;
 mod kubeconfig;
+mod leadership;
+mod servers;
 
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +68,7 @@ use proxy::{NodeProxy, Tunnels};
 use registry::Registry;
 use request::User;
 use rest::{Rest, RestConfig};
+use servers::Servers;
 
 pub use error::Error;
 
@@ -77,6 +82,8 @@ pub struct Server {
     network: Network,
     secret: String,
     address: SocketAddr,
+    advertise: IpAddr,
+    is_shared: bool,
     kept: Kept,
     tunnels: Tunnels,
     tasks: Tasks,
@@ -140,11 +147,13 @@ impl Server {
             network: opened.network,
             secret: opened.secret,
             address,
+            advertise: opened.advertise,
+            is_shared: config.is_shared(),
             kept: opened.kept,
             tunnels: opened.tunnels,
             tasks: tasks.clone(),
         };
-        server.make_first(config, opened.advertise).await?;
+        server.make_first(config).await?;
         server.start_controllers(config, clock, &rng)?;
         ready.set();
         tracing::info!(%address, "API server is ready");
@@ -159,10 +168,16 @@ impl Server {
     ) -> Result<Opened, Error> {
         let advertise = advertise_address(config);
         let folder = config.data_dir.join("server");
-        let pki = Pki::open(&folder.join("tls"), names(config, advertise), clock.clone())?;
+        let (tls, token_file) = (folder.join("tls"), folder.join("token"));
         let token = config.token.as_deref();
-        let secret = pki::server_secret(&folder.join("token"), token, pki.ca_pem())?;
+        let open_pki = || Pki::open(&tls, names(config, advertise), clock.clone());
         let kept = Kept::open(config, clock).await?;
+        if config.is_shared() {
+            let make = || open_pki().map(|_| ());
+            identity::share(&*kept.store, (&tls, &token_file), token, make).await?;
+        }
+        let pki = open_pki()?;
+        let secret = pki::server_secret(&token_file, token, pki.ca_pem())?;
         let registry = Arc::new(Registry::of(kinds::all()));
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let tokens = Arc::new(Tokens::new(pki.service_account_key(), &issuer));
@@ -239,39 +254,41 @@ impl Server {
         }))
     }
 
-    async fn make_first(&self, config: &Config, advertise_address: IpAddr) -> Result<(), Error> {
+    async fn make_first(&self, config: &Config) -> Result<(), Error> {
         let first = bootstrap::First {
             service_address: config.api_service_address(),
-            advertise_address,
+            advertise_address: self.advertise,
             port: self.address.port(),
+            is_alone: !self.is_shared,
             ca_pem: self.pki.ca_pem().to_owned(),
         };
         let client = self.client("system:apiserver");
         bootstrap::run(&client, &first).await.map_err(Error::First)
     }
 
-    /// The one place where controllers, scheduler and the manifests folder begin.
+    /// Begins what only one server of a cluster does, where this is the one.
     fn start_controllers(&self, config: &Config, clock: &Clock, rng: &Rng) -> Result<(), Error> {
-        let setup = controllers::Setup {
-            client: self.client("system:kube-controller-manager"),
-            informers: Informers::new(self.client("system:apiserver"), self.tasks.clone()),
-            tasks: self.tasks.clone(),
+        let work = Work {
+            handler: self.handler.clone(),
+            cluster_cidr: config.cluster_cidr,
+            manifests: config.manifests.clone(),
+            ca_pem: self.pki.ca_pem().to_owned(),
             clock: clock.clone(),
             rng: rng.clone(),
-            cluster_cidr: config.cluster_cidr,
-            ca_pem: self.pki.ca_pem().to_owned(),
-            node_grace: controllers::NODE_GRACE,
         };
-        controllers::start(&setup);
-        scheduler::start(
-            self.client("system:kube-scheduler"),
-            &setup.informers,
-            &self.tasks,
-            clock.clone(),
-            rng.clone(),
-        );
-        let client = self.client("orch:manifests");
-        manifests::start(config.manifests.clone(), client, clock, &self.tasks)?;
+        if !self.is_shared {
+            return work.start(&self.tasks);
+        }
+        let servers = Servers {
+            client: self.client("system:apiserver"),
+            clock: clock.clone(),
+            address: self.advertise,
+            port: self.address.port(),
+        };
+        servers.start(&self.tasks);
+        let client = self.client("system:kube-controller-manager");
+        let work = move |tasks: &Tasks| work.start(tasks);
+        leadership::compete(client, (clock, rng), &self.tasks, work);
         Ok(())
     }
 
@@ -316,6 +333,16 @@ impl Server {
         kubeconfig::local_url(self.address)
     }
 
+    /// Where others reach it, as `host:port`.
+    pub fn advertised(&self) -> String {
+        SocketAddr::new(self.advertise, self.address.port()).to_string()
+    }
+
+    /// Whether other servers may serve the same cluster.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
     /// What every node is told of the network.
     pub fn network(&self) -> &Network {
         &self.network
@@ -325,6 +352,44 @@ impl Server {
     pub async fn stop(self) -> bool {
         let ended = self.tasks.shutdown(STOP_TIMEOUT).await;
         self.kept.close().await && ended
+    }
+}
+
+/// What only one server of a cluster does.
+struct Work {
+    handler: Handler,
+    cluster_cidr: ipnet::Ipv4Net,
+    manifests: PathBuf,
+    ca_pem: String,
+    clock: Clock,
+    rng: Rng,
+}
+
+impl Work {
+    /// The one place where controllers, scheduler and the manifests folder begin.
+    fn start(&self, tasks: &Tasks) -> Result<(), Error> {
+        let client = |name: &str| Client::new(self.handler.transport(User::system(name)));
+        let setup = controllers::Setup {
+            client: client("system:kube-controller-manager"),
+            informers: Informers::new(client("system:apiserver"), tasks.clone()),
+            tasks: tasks.clone(),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+            cluster_cidr: self.cluster_cidr,
+            ca_pem: self.ca_pem.clone(),
+            node_grace: controllers::NODE_GRACE,
+        };
+        controllers::start(&setup);
+        scheduler::start(
+            client("system:kube-scheduler"),
+            &setup.informers,
+            tasks,
+            self.clock.clone(),
+            self.rng.clone(),
+        );
+        let folder = self.manifests.clone();
+        manifests::start(folder, client("orch:manifests"), &self.clock, tasks)?;
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@
 //! belongs to it; a pair that does not belong together is made again, except the authority's,
 //! which is an error because every node trusts it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -202,6 +202,45 @@ pub fn server_secret(file: &Path, given: Option<&str>, ca_pem: &str) -> Result<S
         write(file, &long)?;
     }
     Ok(secret)
+}
+
+/// What all servers of a cluster share, by file name.
+const SHARED: &[&str] = &["ca.crt", "ca.key", "service-account.key"];
+
+/// The files of the shared identity that are in `folder`.
+pub(super) fn shared_files(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let mut files = BTreeMap::new();
+    for name in SHARED {
+        if let Some(text) = read(&folder.join(name))? {
+            files.insert((*name).to_owned(), text);
+        }
+    }
+    Ok(files)
+}
+
+/// Writes the files of the shared identity, the authority's certificate last: without it the
+/// others are a start that was cut short.
+pub(super) fn replace_shared(folder: &Path, files: &BTreeMap<String, String>) -> Result<(), Error> {
+    let shared = SHARED.iter().rev();
+    let texts = shared.filter_map(|name| Some((name, files.get(*name)?)));
+    for (name, text) in texts {
+        write(&folder.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// The bare secret that was given, or that `file` has from an earlier start.
+pub(super) fn known_secret(file: &Path, given: Option<&str>) -> Result<Option<String>, Error> {
+    let kept = read(file)?;
+    let known = given.or(kept.as_deref()).map(str::trim);
+    let known = known.filter(|token| !token.is_empty());
+    Ok(known.map(|token| bare_secret(token).to_owned()))
+}
+
+/// Makes a secret and keeps it in `file`; the authority is in `folder` already.
+pub(super) fn new_secret(file: &Path, folder: &Path) -> Result<String, Error> {
+    let authority = read(&folder.join("ca.crt"))?.unwrap_or_default();
+    server_secret(file, None, &authority)
 }
 
 /// `K10<sha256 of the authority's certificate file, hex>::<user>:<secret>`

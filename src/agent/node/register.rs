@@ -160,6 +160,8 @@ pub struct Join<'a> {
     pub node_name: &'a str,
     /// What is kept is below `agent/` here.
     pub data_dir: &'a Path,
+    /// More servers of the cluster, as `host:port`, from an earlier run.
+    pub known: &'a [String],
 }
 
 /// Joins, or takes what an earlier join gave while its certificate is valid. Tries until the
@@ -176,7 +178,10 @@ pub async fn join(
     let agent = wish.data_dir.join("agent");
     let folder = agent.join("tls");
     let token = parse(wish.token)?;
-    if let Some(kept) = kept(&folder, wish.node_name, &server, clock.now()) {
+    let mut servers = vec![server.clone()];
+    let others = wish.known.iter().filter(|other| **other != server);
+    servers.extend(others.cloned());
+    if let Some(kept) = kept(&folder, wish.node_name, &servers, clock.now()) {
         let hash = hex::encode(Sha256::digest(kept.ca_pem.as_bytes()));
         // Another hash means another cluster, or the same one made anew.
         if token.hash.as_ref().is_none_or(|wanted| *wanted == hash) {
@@ -211,7 +216,7 @@ pub async fn join(
     // Last, because it is what a later start looks for.
     write(&folder.join("client.crt"), certificate.as_bytes(), 0o644)?;
     Ok(NodeCredentials {
-        servers: vec![server],
+        servers,
         renew_at: Facts::from_pem(&certificate)?.renew_at(),
         identity: Identity::new(&certificate, &key.pem())?,
         ca_pem: ca,
@@ -325,7 +330,7 @@ fn parse(token: &str) -> Result<Token, Error> {
 }
 
 /// What an earlier join gave, where it is for this node and valid for a while.
-fn kept(folder: &Path, node: &str, server: &str, now: Timestamp) -> Option<NodeCredentials> {
+fn kept(folder: &Path, node: &str, servers: &[String], now: Timestamp) -> Option<NodeCredentials> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
     let certificate = read("client.crt")?;
     let facts = Facts::from_pem(&certificate).ok()?;
@@ -335,7 +340,7 @@ fn kept(folder: &Path, node: &str, server: &str, now: Timestamp) -> Option<NodeC
     }
     let cluster = serde_json::from_str(&read("cluster.json")?).ok()?;
     Some(NodeCredentials {
-        servers: vec![server.to_owned()],
+        servers: servers.to_vec(),
         ca_pem: read("ca.crt")?,
         identity: Identity::new(&certificate, &read("client.key")?).ok()?,
         cluster,
@@ -502,9 +507,9 @@ mod tests {
         put("ca.crt", authority.0.pem());
         put("cluster.json", r#"{"clusterCIDR": "10.244.0.0/16"}"#);
         let at = |seconds: i64| Timestamp::from_second(1_700_000_000 + seconds).unwrap();
-        let found = kept(folder.path(), "n1", "h:6443", at(10)).unwrap();
+        let found = kept(folder.path(), "n1", &["h:6443".into()], at(10)).unwrap();
         assert_eq!(found.cluster.cluster_cidr, "10.244.0.0/16");
-        assert!(kept(folder.path(), "n2", "h:6443", at(10)).is_none());
-        assert!(kept(folder.path(), "n1", "h:6443", at(4000)).is_none());
+        assert!(kept(folder.path(), "n2", &["h:6443".into()], at(10)).is_none());
+        assert!(kept(folder.path(), "n1", &["h:6443".into()], at(4000)).is_none());
     }
 }

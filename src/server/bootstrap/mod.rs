@@ -6,6 +6,7 @@
 
 mod policy;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -29,6 +30,8 @@ pub struct First {
     pub advertise_address: IpAddr,
     /// Its port.
     pub port: u16,
+    /// There are no other servers: the Service `kubernetes` leads to this one.
+    pub is_alone: bool,
     /// The authority's certificate.
     pub ca_pem: String,
 }
@@ -90,32 +93,6 @@ impl First {
                     "targetPort": self.port}],
             },
         });
-        let address = self.advertise_address.to_string();
-        let port = json!({"name": "https", "port": self.port, "protocol": "TCP"});
-        // A server that listens on loopback only leads pods nowhere, and the API does not take it.
-        let (mut subsets, mut slice_endpoints) = (json!([]), json!([]));
-        if !self.advertise_address.is_loopback() {
-            subsets = json!([{"addresses": [{"ip": address}], "ports": [port]}]);
-            slice_endpoints = json!([{"addresses": [address], "conditions": {"ready": true}}]);
-        }
-        let endpoints = json!({
-            "apiVersion": "v1", "kind": "Endpoints",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-            "subsets": subsets,
-        });
-        let family = if self.advertise_address.is_ipv4() {
-            "IPv4"
-        } else {
-            "IPv6"
-        };
-        let slice = json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "addressType": family, "ports": [port],
-            "endpoints": slice_endpoints,
-        });
         let authentication = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
@@ -126,13 +103,15 @@ impl First {
             "metadata": {"name": "cluster-info", "namespace": "kube-public"},
             "data": {"kubeconfig": self.cluster_info()},
         });
-        vec![
+        let mut wanted = vec![
             Wanted::new("", "services", "default", service),
-            Wanted::new("", "endpoints", "default", endpoints),
-            Wanted::new("discovery.k8s.io", "endpointslices", "default", slice),
             Wanted::new("", "configmaps", "kube-system", authentication),
             Wanted::new("", "configmaps", "kube-public", cluster_info),
-        ]
+        ];
+        if self.is_alone {
+            wanted.extend(endpoints(&[self.advertise_address].into(), self.port));
+        }
+        wanted
     }
 
     /// A kubeconfig without credentials: where the cluster is and whom to trust.
@@ -149,6 +128,48 @@ impl First {
             self.port
         )
     }
+}
+
+/// Makes the Service `kubernetes` lead to the servers at `addresses`.
+pub async fn lead_to(client: &Client, addresses: &BTreeSet<IpAddr>, port: u16) -> Result<()> {
+    ensure_all(client, endpoints(addresses, port)).await
+}
+
+/// Where the Service `kubernetes` leads, in the old form and the new.
+fn endpoints(addresses: &BTreeSet<IpAddr>, port: u16) -> Vec<Wanted> {
+    let port = json!({"name": "https", "port": port, "protocol": "TCP"});
+    // A server that listens on loopback only leads pods nowhere, and the API does not take it.
+    let usable = addresses.iter().filter(|address| !address.is_loopback());
+    let texts: Vec<String> = usable.clone().map(IpAddr::to_string).collect();
+    let subsets = match texts.is_empty() {
+        true => json!([]),
+        false => {
+            let addresses = texts.iter().map(|ip| json!({"ip": ip}));
+            json!([{"addresses": addresses.collect::<Vec<_>>(), "ports": [port]}])
+        }
+    };
+    let old = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": subsets,
+    });
+    let is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let of_family = usable.filter(|address| address.is_ipv6() == is_v6);
+    let members = of_family
+        .map(|address| json!({"addresses": [address.to_string()], "conditions": {"ready": true}}));
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if is_v6 { "IPv6" } else { "IPv4" },
+        "ports": [port],
+        "endpoints": members.collect::<Vec<_>>(),
+    });
+    vec![
+        Wanted::new("", "endpoints", "default", old),
+        Wanted::new("discovery.k8s.io", "endpointslices", "default", slice),
+    ]
 }
 
 async fn ensure_all(client: &Client, wanted: Vec<Wanted>) -> Result<()> {

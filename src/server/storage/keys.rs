@@ -42,6 +42,11 @@ pub fn allocation(pool: &str, item: &str) -> Bytes {
     format!("{ROOT}{ALLOC}/{pool}/{item}").into()
 }
 
+/// The key of the cluster's identity; it is no object, and lies outside of [`ROOT`].
+pub fn identity() -> Bytes {
+    Bytes::from_static(b"/orch/identity")
+}
+
 /// The keys of all allocations.
 pub fn allocations() -> KeyRange {
     KeyRange::prefix(format!("{ROOT}{ALLOC}/"))
