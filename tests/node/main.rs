@@ -17,4 +17,5 @@ mod support;
 
 mod joining;
 mod restart;
+mod several_servers;
 mod three_hosts;
