@@ -6,6 +6,7 @@ use crate::api::status::ApiError;
 use super::default_tolerations::DefaultTolerations;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
+use super::pod_security::PodSecurity;
 use super::priority::Priority;
 use super::service_account::ServiceAccounts;
 use super::{Attributes, Lookup, Plugin};
@@ -21,12 +22,18 @@ impl Chain {
     pub(crate) fn new(lookup: &Lookup, rng: &Rng) -> Self {
         let plugins: Vec<Box<dyn Plugin>> = vec![
             Box::new(NamespaceLifecycle::new(lookup.clone())),
-            Box::new(NodeRestriction::new(lookup.clone())),
             Box::new(ServiceAccounts::new(lookup.clone(), rng.clone())),
-            Box::new(DefaultTolerations),
+            Box::new(NodeRestriction::new(lookup.clone())),
+            Box::new(PodSecurity::new(lookup.clone())),
             Box::new(Priority::new(lookup.clone())),
+            Box::new(DefaultTolerations),
         ];
         Self { plugins }
+    }
+
+    fn of(&self, attributes: &Attributes<'_>) -> impl Iterator<Item = &dyn Plugin> {
+        let plugins = self.plugins.iter().map(|plugin| &**plugin);
+        plugins.filter(|plugin| plugin.concerns(attributes))
     }
 
     /// Lets every plugin fill in or refuse a new object.
@@ -35,7 +42,7 @@ impl Chain {
         attributes: &Attributes<'_>,
         object: &mut Object,
     ) -> Result<(), ApiError> {
-        for plugin in &self.plugins {
+        for plugin in self.of(attributes) {
             plugin.mutate(attributes, object).await?;
         }
         Ok(())
@@ -47,7 +54,7 @@ impl Chain {
         attributes: &Attributes<'_>,
         object: Option<&Object>,
     ) -> Result<(), ApiError> {
-        for plugin in &self.plugins {
+        for plugin in self.of(attributes) {
             plugin.validate(attributes, object).await?;
         }
         Ok(())

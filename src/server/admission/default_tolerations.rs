@@ -19,6 +19,10 @@ pub(super) struct DefaultTolerations;
 
 #[async_trait]
 impl Plugin for DefaultTolerations {
+    fn concerns(&self, attributes: &Attributes<'_>) -> bool {
+        attributes.is_core("pods") && attributes.is_put()
+    }
+
     async fn mutate(
         &self,
         attributes: &Attributes<'_>,

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::api::status::ApiError;
 use crate::server::cacher::{Cacher, Item};
 use crate::server::registry::Registry;
 use crate::server::storage::keys;
-use crate::store::Store;
+use crate::store::{Revision, Store};
 use crate::util::errors::chain;
 
 /// Reads objects by storage folder and local key.
@@ -30,6 +32,36 @@ impl Lookup {
     /// What the cache has: enough where a moment's delay does no harm.
     pub(super) fn cached(&self, storage: &str, key: &str) -> Option<Arc<Item>> {
         self.cacher.get(storage, key)
+    }
+
+    /// All objects of a resource the cache has, in the order of their keys.
+    pub(super) fn all(&self, storage: &str) -> Vec<Arc<Item>> {
+        self.cacher.list(storage, "")
+    }
+
+    /// Those of one namespace.
+    pub(super) fn all_in(&self, storage: &str, namespace: &str) -> Vec<Arc<Item>> {
+        self.cacher.list(storage, namespace)
+    }
+
+    /// Changes whenever an object of the resource does.
+    pub(super) fn changes(&self, storage: &str) -> watch::Receiver<Revision> {
+        self.cacher.changes(storage)
+    }
+
+    /// The table of resources.
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Where everything is, for who must be exact.
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The cache itself.
+    pub(super) fn cacher(&self) -> &Cacher {
+        &self.cacher
     }
 
     /// The object, wherever it is.

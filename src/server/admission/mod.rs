@@ -2,22 +2,27 @@
 //! fields, or refuse. Each plugin is a file and knows no other; [`Chain`] has their order.
 
 mod chain;
+mod compiled;
 mod default_tolerations;
 mod lookup;
 mod namespace_lifecycle;
 mod node_restriction;
+mod notes;
+mod pod_security;
 mod priority;
 mod service_account;
 
 use async_trait::async_trait;
 
 use crate::api::object::Object;
+use crate::api::options::DeleteOptions;
 use crate::api::status::ApiError;
 use crate::server::registry::ResourceDef;
-use crate::server::request::User;
+use crate::server::request::{RequestInfo, User};
 
 pub(crate) use chain::Chain;
 pub(crate) use lookup::Lookup;
+pub(crate) use notes::Notes;
 
 /// What a write does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,17 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+}
+
+impl Operation {
+    /// As configurations and reviews spell it.
+    fn name(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+        }
+    }
 }
 
 /// What plugins know of a write besides the new object.
@@ -41,6 +57,16 @@ pub(crate) struct Attributes<'a> {
     pub(crate) user: &'a User,
     /// What is stored, for updates and deletes.
     pub(crate) old: Option<&'a Object>,
+    /// Whether nothing is to be written in the end.
+    pub(crate) dry_run: bool,
+    /// The request this is part of.
+    pub(crate) info: &'a RequestInfo,
+    /// Its query, with its options.
+    pub(crate) query: &'a str,
+    /// The options of a delete.
+    pub(crate) delete: Option<&'a DeleteOptions>,
+    /// What is said beside the verdict.
+    pub(crate) notes: &'a Notes,
 }
 
 impl Attributes<'_> {
@@ -54,6 +80,11 @@ impl Attributes<'_> {
         self.operation == Operation::Create && self.subresource.is_empty() && self.is_core("pods")
     }
 
+    /// Whether the object itself is created or updated.
+    fn is_put(&self) -> bool {
+        self.operation != Operation::Delete && self.subresource.is_empty()
+    }
+
     /// 403; `why` is the text after `is forbidden: `.
     fn forbidden(&self, why: &str) -> ApiError {
         let gvr = &self.def.gvr;
@@ -64,6 +95,11 @@ impl Attributes<'_> {
 /// One rule about writes.
 #[async_trait]
 trait Plugin: Send + Sync {
+    /// Whether the plugin may have something to say. Asked at every write, so it must be quick.
+    fn concerns(&self, _attributes: &Attributes<'_>) -> bool {
+        true
+    }
+
     /// Fills in the new object, or refuses it.
     async fn mutate(
         &self,

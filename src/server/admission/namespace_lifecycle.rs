@@ -23,6 +23,14 @@ impl NamespaceLifecycle {
 
 #[async_trait]
 impl Plugin for NamespaceLifecycle {
+    fn concerns(&self, attributes: &Attributes<'_>) -> bool {
+        match attributes.operation {
+            Operation::Create => !attributes.namespace.is_empty(),
+            Operation::Update => false,
+            Operation::Delete => attributes.is_core("namespaces"),
+        }
+    }
+
     async fn mutate(
         &self,
         attributes: &Attributes<'_>,

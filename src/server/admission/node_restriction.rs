@@ -122,6 +122,10 @@ impl NodeRestriction {
 
 #[async_trait]
 impl Plugin for NodeRestriction {
+    fn concerns(&self, attributes: &Attributes<'_>) -> bool {
+        node_of(attributes.user).is_some()
+    }
+
     async fn validate(
         &self,
         attributes: &Attributes<'_>,

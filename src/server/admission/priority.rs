@@ -45,6 +45,10 @@ impl Priority {
 
 #[async_trait]
 impl Plugin for Priority {
+    fn concerns(&self, attributes: &Attributes<'_>) -> bool {
+        attributes.is_new_pod()
+    }
+
     async fn mutate(
         &self,
         attributes: &Attributes<'_>,

@@ -31,6 +31,10 @@ impl ServiceAccounts {
 
 #[async_trait]
 impl Plugin for ServiceAccounts {
+    fn concerns(&self, attributes: &Attributes<'_>) -> bool {
+        attributes.is_new_pod()
+    }
+
     async fn mutate(
         &self,
         attributes: &Attributes<'_>,

@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
-use parking_lot::Mutex;
 
 use crate::api::codec::{self, Expect, MediaType, Mode};
 use crate::api::object::Object;
@@ -14,6 +13,7 @@ use crate::api::options::{FieldValidation, WriteOptions};
 use crate::api::schema::{self, TypeRef};
 use crate::api::status::ApiError;
 use crate::client::Body;
+use crate::server::admission::{Attributes, Notes, Operation};
 use crate::server::registry::ResourceDef;
 use crate::server::request::{RequestInfo, User};
 use crate::server::storage::keys;
@@ -36,8 +36,8 @@ pub(super) struct Call {
     pub(super) query: String,
     pub(super) headers: HeaderMap,
     pub(super) output: Output,
-    /// What the answer's `Warning` headers will say.
-    warnings: Mutex<Vec<String>>,
+    /// What is said beside the answer.
+    pub(super) notes: Notes,
 }
 
 impl Call {
@@ -58,7 +58,7 @@ impl Call {
             query,
             headers: parts.headers,
             output,
-            warnings: Mutex::default(),
+            notes: Notes::default(),
         };
         Ok((call, body))
     }
@@ -69,6 +69,24 @@ impl Call {
             &self.info.namespace
         } else {
             ""
+        }
+    }
+
+    /// What admission is told of a write of the object `name`.
+    pub(super) fn attributes<'a>(&'a self, operation: Operation, name: &'a str) -> Attributes<'a> {
+        Attributes {
+            operation,
+            def: &self.def,
+            namespace: self.namespace(),
+            name,
+            subresource: "",
+            user: &self.user,
+            old: None,
+            dry_run: false,
+            info: &self.info,
+            query: &self.query,
+            delete: None,
+            notes: &self.notes,
         }
     }
 
@@ -139,12 +157,12 @@ impl Call {
 
     /// Adds to the answer's `Warning` headers.
     pub(super) fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        self.warnings.lock().extend(warnings);
+        self.notes.warn(warnings);
     }
 
     /// Puts the warnings into the headers of the answer.
     pub(super) fn add_warnings(&self, response: &mut Response<Body>) {
-        for warning in self.warnings.lock().drain(..) {
+        for warning in self.notes.take_warnings() {
             let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
             let text: String = text.chars().filter(|c| !c.is_control()).collect();
             // What cannot be a header is left out: a warning is never worth failing for.

@@ -80,13 +80,8 @@ async fn try_make(
     let def = &call.def;
     let name = object.name().to_owned();
     let attributes = Attributes {
-        operation: Operation::Create,
-        def,
-        namespace: call.namespace(),
-        name: &name,
-        subresource: "",
-        user: &call.user,
-        old: None,
+        dry_run,
+        ..call.attributes(Operation::Create, &name)
     };
     core.admission.mutate(&attributes, object).await?;
     let reservation = core.reserve(def, Some(object), None)?;

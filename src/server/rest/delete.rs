@@ -131,13 +131,10 @@ pub(super) async fn remove(
     for _ in 0..TRIES {
         let old = &stored.object;
         let attributes = Attributes {
-            operation: Operation::Delete,
-            def,
-            namespace: call.namespace(),
-            name,
-            subresource: "",
-            user: &call.user,
             old: Some(old),
+            dry_run: options.dry_run,
+            delete: Some(options),
+            ..call.attributes(Operation::Delete, name)
         };
         core.admission.validate(&attributes, None).await?;
         let plan = plan(def, old, options, core.clock.now())?;

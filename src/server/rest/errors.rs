@@ -1,8 +1,11 @@
 //! Failures below the API, as clients are told them. The internal cause goes to the log.
 
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use crate::api::status::ApiError;
+use crate::client::{Body, body_from};
 use crate::server::registry::ResourceDef;
 use crate::server::storage;
 use crate::store::{self, Revision};
@@ -12,6 +15,16 @@ use crate::util::errors::chain;
 /// (`registry.OptimisticLockErrorMsg`).
 pub(super) const MODIFIED: &str = "the object has been modified; please apply your changes to the \
     latest version and try again";
+
+/// A failure as an answer, for headers to be added to.
+pub(super) fn answer(error: &ApiError) -> Response<Body> {
+    let mut response = Response::new(body_from(error.to_status().to_string()));
+    *response.status_mut() =
+        StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
 
 /// A failure of the store while `name` was read or written; conflicts are the caller's to handle.
 pub(super) fn storage(error: storage::Error, def: &ResourceDef, name: &str) -> ApiError {

@@ -164,8 +164,16 @@ impl Rest {
         } else {
             dispatch(core, &mut call, body).await
         };
-        let mut response = answered?;
+        let mut response = match answered {
+            Ok(response) => response,
+            // Only an answer can carry headers.
+            Err(error) if call.notes.has_warnings() => errors::answer(&error),
+            Err(error) => return Err(error),
+        };
         call.add_warnings(&mut response);
+        response
+            .extensions_mut()
+            .insert(call.notes.take_annotations());
         Ok(response)
     }
 }

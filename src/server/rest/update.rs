@@ -177,13 +177,10 @@ async fn attempt(
         prepare::track(def, Some(&old), &mut new, writer)?;
     }
     let attributes = Attributes {
-        operation: Operation::Update,
-        def,
-        namespace: call.namespace(),
-        name: target.name,
         subresource: change.subresource,
-        user: &call.user,
         old: Some(&old),
+        dry_run: change.dry_run,
+        ..call.attributes(Operation::Update, target.name)
     };
     core.admission.mutate(&attributes, &mut new).await?;
     let reservation = match change.part {

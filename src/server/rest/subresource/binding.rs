@@ -35,13 +35,9 @@ pub(in crate::server::rest) async fn bind(
     }
     check(&binding)?;
     let attributes = Attributes {
-        operation: Operation::Create,
-        def: &call.def,
-        namespace: call.namespace(),
-        name: &call.info.name,
         subresource: "binding",
-        user: &call.user,
-        old: None,
+        dry_run: options.dry_run,
+        ..call.attributes(Operation::Create, &call.info.name)
     };
     let mut admitted = binding.clone();
     core.admission.mutate(&attributes, &mut admitted).await?;

@@ -26,13 +26,9 @@ pub(in crate::server::rest) async fn evict(
         ));
     }
     let attributes = Attributes {
-        operation: Operation::Create,
-        def: &call.def,
-        namespace: call.namespace(),
-        name,
         subresource: "eviction",
-        user: &call.user,
-        old: None,
+        dry_run: options.dry_run,
+        ..call.attributes(Operation::Create, name)
     };
     core.admission
         .validate(&attributes, Some(&eviction))

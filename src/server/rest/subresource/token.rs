@@ -76,13 +76,9 @@ pub(in crate::server::rest) async fn issue(
     let account = account.ok_or_else(|| errors::not_found(&call.def, name))?;
     let account = account.object().map_err(ApiError::internal)?;
     let attributes = Attributes {
-        operation: Operation::Create,
-        def: &call.def,
-        namespace: call.namespace(),
-        name,
         subresource: "token",
-        user: &call.user,
-        old: None,
+        dry_run: options.dry_run,
+        ..call.attributes(Operation::Create, name)
     };
     core.admission.mutate(&attributes, &mut request).await?;
     let lifetime_seconds = lifetime(&request)?;
