@@ -4,10 +4,12 @@ use crate::api::object::Object;
 use crate::api::status::ApiError;
 
 use super::default_tolerations::DefaultTolerations;
+use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::pod_security::PodSecurity;
 use super::priority::Priority;
+use super::resource_quota::ResourceQuota;
 use super::service_account::ServiceAccounts;
 use super::{Attributes, Lookup, Plugin};
 use crate::util::rng::Rng;
@@ -22,11 +24,14 @@ impl Chain {
     pub(crate) fn new(lookup: &Lookup, rng: &Rng) -> Self {
         let plugins: Vec<Box<dyn Plugin>> = vec![
             Box::new(NamespaceLifecycle::new(lookup.clone())),
+            Box::new(LimitRanger::new(lookup)),
             Box::new(ServiceAccounts::new(lookup.clone(), rng.clone())),
             Box::new(NodeRestriction::new(lookup.clone())),
             Box::new(PodSecurity::new(lookup.clone())),
             Box::new(Priority::new(lookup.clone())),
             Box::new(DefaultTolerations),
+            // Last: what it charges must not be refused by somebody else.
+            Box::new(ResourceQuota::new(lookup)),
         ];
         Self { plugins }
     }
@@ -58,5 +63,15 @@ impl Chain {
             plugin.validate(attributes, object).await?;
         }
         Ok(())
+    }
+
+    /// Takes back what was done for a write that passed and was not made after all.
+    pub(crate) async fn undo(&self, attributes: &Attributes<'_>, object: &Object) {
+        if attributes.dry_run {
+            return;
+        }
+        for plugin in self.of(attributes) {
+            plugin.undo(attributes, object).await;
+        }
     }
 }

@@ -49,19 +49,9 @@ impl Lookup {
         self.cacher.changes(storage)
     }
 
-    /// The table of resources.
-    pub(super) fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
     /// Where everything is, for who must be exact.
     pub(super) fn store(&self) -> &Arc<dyn Store> {
         &self.store
-    }
-
-    /// The cache itself.
-    pub(super) fn cacher(&self) -> &Cacher {
-        &self.cacher
     }
 
     /// The object, wherever it is.

@@ -4,12 +4,14 @@
 mod chain;
 mod compiled;
 mod default_tolerations;
+mod limit_ranger;
 mod lookup;
 mod namespace_lifecycle;
 mod node_restriction;
 mod notes;
 mod pod_security;
 mod priority;
+mod resource_quota;
 mod service_account;
 
 use async_trait::async_trait;
@@ -32,17 +34,6 @@ pub(crate) enum Operation {
     Delete,
 }
 
-impl Operation {
-    /// As configurations and reviews spell it.
-    fn name(self) -> &'static str {
-        match self {
-            Operation::Create => "CREATE",
-            Operation::Update => "UPDATE",
-            Operation::Delete => "DELETE",
-        }
-    }
-}
-
 /// What plugins know of a write besides the new object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attributes<'a> {
@@ -60,10 +51,13 @@ pub(crate) struct Attributes<'a> {
     /// Whether nothing is to be written in the end.
     pub(crate) dry_run: bool,
     /// The request this is part of.
+    #[expect(dead_code, reason = "webhooks are told it")]
     pub(crate) info: &'a RequestInfo,
     /// Its query, with its options.
+    #[expect(dead_code, reason = "webhooks are told it")]
     pub(crate) query: &'a str,
     /// The options of a delete.
+    #[expect(dead_code, reason = "webhooks are told it")]
     pub(crate) delete: Option<&'a DeleteOptions>,
     /// What is said beside the verdict.
     pub(crate) notes: &'a Notes,
@@ -117,4 +111,7 @@ trait Plugin: Send + Sync {
     ) -> Result<(), ApiError> {
         Ok(())
     }
+
+    /// Takes back what `validate` did for a write that was not made after all.
+    async fn undo(&self, _attributes: &Attributes<'_>, _object: &Object) {}
 }

@@ -100,7 +100,11 @@ async fn try_make(
         key: &key,
         name: &name,
     };
-    core.insert(target, object, reservation).await
+    let made = core.insert(target, object, reservation).await;
+    if !matches!(made, Ok(Written::Done(_))) {
+        core.admission.undo(&attributes, object).await;
+    }
+    made
 }
 
 fn validate(call: &Call, object: &Object) -> Result<(), ApiError> {

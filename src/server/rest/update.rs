@@ -200,8 +200,12 @@ async fn attempt(
         drop(reservation);
         return finish(core, (target, &old), &new, stored.revision).await;
     }
-    core.replace(target, &new, stored.revision, reservation)
-        .await
+    let written = core.replace(target, &new, stored.revision, reservation);
+    let written = written.await;
+    if !matches!(written, Ok(Written::Done(_))) {
+        core.admission.undo(&attributes, &new).await;
+    }
+    written
 }
 
 /// The stored object in the version of the request.
