@@ -1,3 +1,5 @@
+//! What pods of each kind violate, in the words of upstream.
+
 use serde_json::json;
 
 use super::policy::Version;
