@@ -4,6 +4,7 @@
 //! of one resource share (Events live in two groups) is stored once, in the form of the row whose
 //! `storage` the others name.
 
+mod admissionregistration;
 mod apps;
 mod authentication;
 mod authorization;
@@ -204,6 +205,12 @@ pub fn all() -> &'static [KindDef] {
         scheduling::PRIORITY_CLASS,
         coordination::lease::DEF,
         discovery::endpoint_slice::DEF,
+        admissionregistration::policy::MUTATING,
+        admissionregistration::binding::MUTATING,
+        admissionregistration::webhook::MUTATING,
+        admissionregistration::policy::VALIDATING,
+        admissionregistration::binding::VALIDATING,
+        admissionregistration::webhook::VALIDATING,
     ];
     ALL
 }

@@ -1,7 +1,9 @@
 //! What several kinds share of validation, with upstream's paths and words
 //! (`k8s.io/apimachinery/pkg/api/validation`, `pkg/apis/core/validation`).
 
+pub(crate) mod client_config;
 pub(crate) mod common;
+pub(crate) mod conditions;
 pub mod meta;
 pub mod path;
 pub(crate) mod pod_spec;
