@@ -4,6 +4,7 @@
 //! Run at every start: makes what is missing, brings up to date what is ours, and leaves what
 //! somebody added alone.
 
+mod controller_policy;
 mod policy;
 
 use std::collections::BTreeSet;
@@ -44,21 +45,36 @@ pub async fn run(client: &Client, first: &First) -> Result<()> {
         Wanted::new("", "namespaces", "", namespace)
     });
     ensure_all(client, namespaces.collect()).await?;
-    let mut wanted = first.objects();
-    for (resource, object) in policy::namespaced() {
-        wanted.push(Wanted::new(RBAC, resource, "kube-system", object));
-    }
-    let (objects, roles, bindings) = tokio::join!(
-        ensure_all(client, wanted),
-        reconcile(client, "clusterroles", "rules", policy::cluster_roles()),
-        reconcile(
-            client,
-            "clusterrolebindings",
-            "subjects",
-            policy::cluster_role_bindings()
-        ),
+    let objects = ensure_all(client, first.objects());
+    let (objects, cluster_wide, namespaced) =
+        tokio::join!(objects, cluster_policy(client), namespaced_policy(client),);
+    objects.and(cluster_wide).and(namespaced)
+}
+
+async fn cluster_policy(client: &Client) -> Result<()> {
+    let (roles, bindings) = (policy::cluster_roles(), policy::cluster_role_bindings());
+    let (roles, bindings) = tokio::join!(
+        reconcile(client, ("clusterroles", ""), "rules", roles),
+        reconcile(client, ("clusterrolebindings", ""), "subjects", bindings),
     );
-    objects.and(roles).and(bindings)
+    roles.and(bindings)
+}
+
+async fn namespaced_policy(client: &Client) -> Result<()> {
+    let of = |all: &[(&str, Value)], namespace: &str| -> Vec<Value> {
+        let own = all.iter().filter(|(own, _)| *own == namespace);
+        own.map(|(_, object)| object.clone()).collect()
+    };
+    let (roles, bindings) = (policy::roles(), policy::role_bindings());
+    for namespace in ["kube-system", "kube-public"] {
+        let (roles, bindings) = (of(&roles, namespace), of(&bindings, namespace));
+        let (roles, bindings) = tokio::join!(
+            reconcile(client, ("roles", namespace), "rules", roles),
+            reconcile(client, ("rolebindings", namespace), "subjects", bindings),
+        );
+        roles.and(bindings)?;
+    }
+    Ok(())
 }
 
 /// An object that should be as it is here.
@@ -235,11 +251,11 @@ fn covers(kept: &Value, wanted: &Value) -> bool {
 /// What somebody added stays; one who set the autoupdate annotation to `false` is left alone.
 async fn reconcile(
     client: &Client,
-    resource: &str,
+    (resource, namespace): (&str, &str),
     list: &str,
     defaults: Vec<Value>,
 ) -> Result<()> {
-    let api = client.dynamic(&GroupVersionResource::new(RBAC, "v1", resource), "");
+    let api = client.dynamic(&GroupVersionResource::new(RBAC, "v1", resource), namespace);
     let kept = api.list(&ListParams::default()).await?.items;
     let plans = defaults
         .into_iter()

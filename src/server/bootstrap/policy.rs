@@ -1,9 +1,12 @@
 //! The default roles and bindings (`k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy`).
 //!
 //! A rule is one line: `verbs : groups : resources [: names]`, or `verbs @ paths`; lists are
-//! separated by commas, the core group is `core`.
+//! separated by commas, the core group is `core`; `READ`, `WRITE` and `EVENTS` stand for what they
+//! say below.
 
 use serde_json::{Value, json};
+
+use super::controller_policy::{CONTROLLERS, PREFIX};
 
 /// Marks what the server keeps up to date.
 const BOOTSTRAPPING: (&str, &str) = ("kubernetes.io/bootstrapping", "rbac-defaults");
@@ -20,6 +23,7 @@ struct Role {
 
 const READ: &str = "get,list,watch";
 const WRITE: &str = "create,delete,deletecollection,patch,update";
+const EVENTS: &str = "create,patch,update : core,events.k8s.io : events";
 
 /// Roles whose rules are those of the roles that are labelled for them.
 const AGGREGATED: &[(&str, &str)] = &[("admin", ""), ("edit", "admin"), ("view", "edit")];
@@ -81,6 +85,7 @@ const ROLES: &[Role] = &[
             "WRITE : policy : poddisruptionbudgets",
             "WRITE : networking.k8s.io : ingresses,networkpolicies",
             "WRITE,READ : coordination.k8s.io : leases",
+            "WRITE : resource.k8s.io : resourceclaims,resourceclaimtemplates",
         ],
     },
     Role {
@@ -96,6 +101,7 @@ const ROLES: &[Role] = &[
             "READ : batch : cronjobs,cronjobs/status,jobs,jobs/status",
             "READ : policy : poddisruptionbudgets,poddisruptionbudgets/status",
             "READ : networking.k8s.io : ingresses,ingresses/status,networkpolicies",
+            "READ : resource.k8s.io : resourceclaims,resourceclaims/status,resourceclaimtemplates",
         ],
     },
     Role {
@@ -124,6 +130,9 @@ const ROLES: &[Role] = &[
             "READ : storage.k8s.io : csidrivers",
             "create,delete,get,patch,update : storage.k8s.io : csinodes",
             "READ : node.k8s.io : runtimeclasses",
+            "get : resource.k8s.io : resourceclaims",
+            "delete,deletecollection,create,get,list,patch,update,watch : resource.k8s.io : resourceslices",
+            "READ : certificates.k8s.io : clustertrustbundles",
         ],
     },
     Role {
@@ -132,7 +141,7 @@ const ROLES: &[Role] = &[
         rules: &[
             "list,watch : core : endpoints,services",
             "get,list,watch : core : nodes",
-            "create,patch,update : core,events.k8s.io : events",
+            "EVENTS",
             "list,watch : discovery.k8s.io : endpointslices",
         ],
     },
@@ -161,7 +170,7 @@ const ROLES: &[Role] = &[
         name: "system:kube-controller-manager",
         aggregate_to: "",
         rules: &[
-            "create,patch,update : core,events.k8s.io : events",
+            "EVENTS",
             "create : coordination.k8s.io : leases",
             "get,update : coordination.k8s.io : leases : kube-controller-manager",
             "create : core : secrets,serviceaccounts",
@@ -183,7 +192,7 @@ const ROLES: &[Role] = &[
         name: "system:kube-scheduler",
         aggregate_to: "",
         rules: &[
-            "create,patch,update : core,events.k8s.io : events",
+            "EVENTS",
             "create : coordination.k8s.io : leases",
             "get,list,update,watch : coordination.k8s.io : leases : kube-scheduler",
             "READ : core : nodes",
@@ -201,6 +210,10 @@ const ROLES: &[Role] = &[
             "READ : core : namespaces",
             "READ : storage.k8s.io : csidrivers",
             "READ : storage.k8s.io : csistoragecapacities",
+            "READ : storage.k8s.io : volumeattachments",
+            "READ : resource.k8s.io : deviceclasses,resourceclaims,resourceslices",
+            "patch,update : resource.k8s.io : resourceclaims,resourceclaims/status",
+            "patch,update : core : pods/finalizers",
         ],
     },
     Role {
@@ -220,7 +233,61 @@ const ROLES: &[Role] = &[
             "get,list,update,watch : core : persistentvolumeclaims",
             "READ : storage.k8s.io : storageclasses",
             "watch : core : events",
-            "create,patch,update : core,events.k8s.io : events",
+            "EVENTS",
+        ],
+    },
+    Role {
+        name: "system:heapster",
+        aggregate_to: "",
+        rules: &[
+            "READ : core : events,namespaces,nodes,pods",
+            "READ : extensions : deployments",
+        ],
+    },
+    Role {
+        name: "system:kube-aggregator",
+        aggregate_to: "",
+        rules: &["READ : core : endpoints,services"],
+    },
+    Role {
+        name: "system:node-problem-detector",
+        aggregate_to: "",
+        rules: &[
+            "get : core : nodes",
+            "patch : core : nodes/status",
+            "EVENTS",
+        ],
+    },
+    Role {
+        name: "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        aggregate_to: "",
+        rules: &["create : certificates.k8s.io : certificatesigningrequests/nodeclient"],
+    },
+    Role {
+        name: "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        aggregate_to: "",
+        rules: &["create : certificates.k8s.io : certificatesigningrequests/selfnodeclient"],
+    },
+    Role {
+        name: "system:certificates.k8s.io:legacy-unknown-approver",
+        aggregate_to: "",
+        rules: &["approve : certificates.k8s.io : signers : kubernetes.io/legacy-unknown"],
+    },
+    Role {
+        name: "system:certificates.k8s.io:kubelet-serving-approver",
+        aggregate_to: "",
+        rules: &["approve : certificates.k8s.io : signers : kubernetes.io/kubelet-serving"],
+    },
+    Role {
+        name: "system:certificates.k8s.io:kube-apiserver-client-approver",
+        aggregate_to: "",
+        rules: &["approve : certificates.k8s.io : signers : kubernetes.io/kube-apiserver-client"],
+    },
+    Role {
+        name: "system:certificates.k8s.io:kube-apiserver-client-kubelet-approver",
+        aggregate_to: "",
+        rules: &[
+            "approve : certificates.k8s.io : signers : kubernetes.io/kube-apiserver-client-kubelet",
         ],
     },
     Role {
@@ -283,47 +350,157 @@ pub(super) fn cluster_roles() -> Vec<Value> {
             "rules": aggregated_rules(name),
         })
     });
-    plain.chain(aggregated).collect()
+    plain.chain(aggregated).chain(controller_roles()).collect()
+}
+
+fn controller_roles() -> impl Iterator<Item = Value> {
+    CONTROLLERS.iter().map(|(name, lines)| {
+        let rules: Vec<Value> = lines.iter().map(|line| rule(line)).collect();
+        let labels = json!({BOOTSTRAPPING.0: BOOTSTRAPPING.1});
+        json!({
+            "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole",
+            "metadata": metadata(&format!("{PREFIX}{name}"), labels), "rules": rules,
+        })
+    })
 }
 
 /// Every default ClusterRoleBinding.
 pub(super) fn cluster_role_bindings() -> Vec<Value> {
-    BINDINGS
-        .iter()
-        .map(|(role, subjects)| {
-            let labels = json!({BOOTSTRAPPING.0: BOOTSTRAPPING.1});
-            let subjects: Vec<Value> = subjects.iter().map(|text| subject(text)).collect();
-            json!({
-                "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRoleBinding",
-                "metadata": metadata(role, labels), "subjects": subjects,
-                "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
-            })
+    let plain = BINDINGS.iter().map(|(role, subjects)| {
+        let subjects = subjects.iter().map(|text| subject(text)).collect();
+        cluster_role_binding(role, subjects)
+    });
+    let controllers = CONTROLLERS.iter().map(|(name, _)| {
+        let account = subject(&format!("ServiceAccount/kube-system/{name}"));
+        cluster_role_binding(&format!("{PREFIX}{name}"), vec![account])
+    });
+    plain.chain(controllers).collect()
+}
+
+fn cluster_role_binding(role: &str, subjects: Vec<Value>) -> Value {
+    let labels = json!({BOOTSTRAPPING.0: BOOTSTRAPPING.1});
+    json!({
+        "apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRoleBinding",
+        "metadata": metadata(role, labels), "subjects": subjects,
+        "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
+    })
+}
+
+/// A Role and its RoleBinding.
+struct Namespaced {
+    namespace: &'static str,
+    name: &'static str,
+    rules: &'static [&'static str],
+    /// The binding's name where it is another, and whom it binds.
+    binding: &'static str,
+    subjects: &'static [&'static str],
+}
+
+const MANAGER: &str = "User/system:kube-controller-manager";
+const SCHEDULER: &str = "User/system:kube-scheduler";
+
+/// `bootstrappolicy/namespace_policy.go`
+const NAMESPACED: &[Namespaced] = &[
+    Namespaced {
+        namespace: "kube-system",
+        name: "extension-apiserver-authentication-reader",
+        rules: &["READ : core : configmaps : extension-apiserver-authentication"],
+        binding: "system::extension-apiserver-authentication-reader",
+        subjects: &[MANAGER, SCHEDULER],
+    },
+    Namespaced {
+        namespace: "kube-system",
+        name: "system:controller:bootstrap-signer",
+        rules: &["READ : core : secrets"],
+        binding: "system:controller:bootstrap-signer",
+        subjects: &["ServiceAccount/kube-system/bootstrap-signer"],
+    },
+    Namespaced {
+        namespace: "kube-system",
+        name: "system:controller:cloud-provider",
+        rules: &["create,get,list,watch : core : configmaps"],
+        binding: "system:controller:cloud-provider",
+        subjects: &["ServiceAccount/kube-system/cloud-provider"],
+    },
+    Namespaced {
+        namespace: "kube-system",
+        name: "system:controller:token-cleaner",
+        rules: &["delete,get,list,watch : core : secrets", "EVENTS"],
+        binding: "system:controller:token-cleaner",
+        subjects: &["ServiceAccount/kube-system/token-cleaner"],
+    },
+    Namespaced {
+        namespace: "kube-system",
+        name: "system::leader-locking-kube-controller-manager",
+        rules: &[
+            "watch : core : configmaps",
+            "get,update : core : configmaps : kube-controller-manager",
+        ],
+        binding: "system::leader-locking-kube-controller-manager",
+        subjects: &[
+            MANAGER,
+            "ServiceAccount/kube-system/kube-controller-manager",
+        ],
+    },
+    Namespaced {
+        namespace: "kube-system",
+        name: "system::leader-locking-kube-scheduler",
+        rules: &[
+            "watch : core : configmaps",
+            "get,update : core : configmaps : kube-scheduler",
+        ],
+        binding: "system::leader-locking-kube-scheduler",
+        subjects: &[SCHEDULER, "ServiceAccount/kube-system/kube-scheduler"],
+    },
+    Namespaced {
+        namespace: "kube-public",
+        name: "system:controller:bootstrap-signer",
+        rules: &[
+            "READ : core : configmaps",
+            "update : core : configmaps : cluster-info",
+            "EVENTS",
+        ],
+        binding: "system:controller:bootstrap-signer",
+        subjects: &["ServiceAccount/kube-system/bootstrap-signer"],
+    },
+];
+
+/// Every default Role, with its namespace.
+pub(super) fn roles() -> Vec<(&'static str, Value)> {
+    let role = |entry: &Namespaced| {
+        let rules: Vec<Value> = entry.rules.iter().map(|line| rule(line)).collect();
+        json!({
+            "apiVersion": format!("{GROUP}/v1"), "kind": "Role",
+            "metadata": namespaced_metadata(entry.name, entry.namespace), "rules": rules,
         })
+    };
+    NAMESPACED
+        .iter()
+        .map(|entry| (entry.namespace, role(entry)))
         .collect()
 }
 
-/// Who may read what extension API servers need.
-pub(super) fn namespaced() -> Vec<(&'static str, Value)> {
-    let name = "extension-apiserver-authentication-reader";
-    let labels = json!({BOOTSTRAPPING.0: BOOTSTRAPPING.1});
-    let mut meta = metadata(name, labels);
-    meta["namespace"] = "kube-system".into();
-    let rules = [rule(
-        "READ : core : configmaps : extension-apiserver-authentication",
-    )];
-    let role = json!({
-        "apiVersion": format!("{GROUP}/v1"), "kind": "Role", "metadata": meta, "rules": rules,
-    });
-    let subjects = [
-        "User/system:kube-controller-manager",
-        "User/system:kube-scheduler",
-    ]
-    .map(subject);
-    let binding = json!({
-        "apiVersion": format!("{GROUP}/v1"), "kind": "RoleBinding", "metadata": meta,
-        "subjects": subjects, "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": name},
-    });
-    vec![("roles", role), ("rolebindings", binding)]
+/// Every default RoleBinding, with its namespace.
+pub(super) fn role_bindings() -> Vec<(&'static str, Value)> {
+    let binding = |entry: &Namespaced| {
+        let subjects: Vec<Value> = entry.subjects.iter().map(|text| subject(text)).collect();
+        json!({
+            "apiVersion": format!("{GROUP}/v1"), "kind": "RoleBinding",
+            "metadata": namespaced_metadata(entry.binding, entry.namespace),
+            "subjects": subjects,
+            "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": entry.name},
+        })
+    };
+    NAMESPACED
+        .iter()
+        .map(|entry| (entry.namespace, binding(entry)))
+        .collect()
+}
+
+fn namespaced_metadata(name: &str, namespace: &str) -> Value {
+    let mut meta = metadata(name, json!({BOOTSTRAPPING.0: BOOTSTRAPPING.1}));
+    meta["namespace"] = namespace.into();
+    meta
 }
 
 /// What the defaults give an aggregating role, for those who read it; what is asked of it at a
@@ -361,7 +538,10 @@ fn subject(text: &str) -> Value {
 }
 
 fn rule(line: &str) -> Value {
-    let line = line.replace("READ", READ).replace("WRITE", WRITE);
+    let line = line
+        .replace("EVENTS", EVENTS)
+        .replace("READ", READ)
+        .replace("WRITE", WRITE);
     let list = |text: &str| -> Vec<String> {
         let items = text.split(',').map(str::trim);
         items
