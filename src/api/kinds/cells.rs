@@ -11,6 +11,11 @@ pub(super) fn name_age(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(object), age(object, now)]
 }
 
+/// Name and when it was made.
+pub(super) fn name_created(object: &Object, _now: Timestamp) -> Vec<Value> {
+    vec![name(object), object.meta("creationTimestamp").into()]
+}
+
 /// `metadata.name`
 pub(super) fn name(object: &Object) -> Value {
     object.name().into()

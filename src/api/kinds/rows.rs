@@ -44,6 +44,15 @@ pub(super) const AGE: Column = string("Age", AGE_TEXT);
 
 pub(super) const NAME_AGE: &[Column] = &[NAME, AGE];
 
+/// What is printed of a kind that upstream has no columns for.
+pub(super) const NAME_CREATED: &[Column] = &[
+    NAME,
+    Column {
+        kind: "date",
+        ..string("Created At", AGE_TEXT)
+    },
+];
+
 /// A column of texts.
 pub(super) const fn string(name: &'static str, description: &'static str) -> Column {
     Column {

@@ -26,21 +26,25 @@ pub(super) fn affinity(errors: &mut Errors, affinity: &Value, path: &Path<'_>) {
 fn node_affinity(errors: &mut Errors, affinity: &Value, path: &Path<'_>) {
     let required = &affinity[REQUIRED];
     if !required.is_null() {
-        let path = path.field(REQUIRED);
-        let path = path.field("nodeSelectorTerms");
-        let terms = list(&required["nodeSelectorTerms"]);
-        if terms.is_empty() {
-            errors.required(&path, "must have at least one node selector term");
-        }
-        for (index, term) in terms.iter().enumerate() {
-            node_term(errors, term, &path.index(index));
-        }
+        node_selector(errors, required, &path.field(REQUIRED));
     }
     let path = path.field(PREFERRED);
     for (index, preferred) in list(&affinity[PREFERRED]).iter().enumerate() {
         let path = path.index(index);
         weight(errors, preferred, &path);
         node_term(errors, &preferred["preference"], &path.field("preference"));
+    }
+}
+
+/// A `core/v1.NodeSelector`.
+pub(crate) fn node_selector(errors: &mut Errors, selector: &Value, path: &Path<'_>) {
+    let path = path.field("nodeSelectorTerms");
+    let terms = list(&selector["nodeSelectorTerms"]);
+    if terms.is_empty() {
+        errors.required(&path, "must have at least one node selector term");
+    }
+    for (index, term) in terms.iter().enumerate() {
+        node_term(errors, term, &path.index(index));
     }
 }
 

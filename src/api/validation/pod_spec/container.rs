@@ -209,7 +209,7 @@ pub(super) fn descending_path(errors: &mut Errors, value: &str, path: &Path<'_>)
 }
 
 /// A path without `..`.
-pub(super) fn no_backsteps(errors: &mut Errors, value: &str, path: &Path<'_>) {
+pub(crate) fn no_backsteps(errors: &mut Errors, value: &str, path: &Path<'_>) {
     if value.split('/').any(|part| part == "..") {
         errors.invalid(path, value, "must not contain '..'");
     }

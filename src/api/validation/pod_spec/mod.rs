@@ -20,7 +20,9 @@ use super::path::Path;
 use super::{Errors, common, is_set, list, text};
 use crate::api::name;
 
-pub(crate) use affinity::tolerations;
+pub(crate) use affinity::{node_selector, tolerations};
+pub(crate) use container::no_backsteps;
+pub(crate) use volume::{host_path, nfs};
 
 /// All that is wrong with a spec.
 pub(crate) fn validate(errors: &mut Errors, spec: &Value, path: &Path<'_>) {

@@ -86,7 +86,7 @@ fn empty_dir(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     }
 }
 
-fn host_path(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+pub(crate) fn host_path(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     const TYPES: [&str; 8] = [
         "",
         "BlockDevice",
@@ -107,7 +107,7 @@ fn host_path(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     }
 }
 
-fn nfs(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+pub(crate) fn nfs(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     required_name(errors, source, "server", path);
     required_name(errors, source, "path", path);
     let exported = text(&source["path"]);

@@ -3,7 +3,7 @@
 mod cells;
 pub(crate) mod default;
 mod prepare;
-mod update;
+pub(crate) mod update;
 
 use crate::api::kinds::prepare::keep_status;
 use crate::api::kinds::{KindDef, Subresource, rows};

@@ -159,7 +159,7 @@ fn may_narrow(spec: &Value, was: &Value) -> bool {
 }
 
 /// What differs, field by field, for people to read.
-fn differences(new: &Value, old: &Value) -> String {
+pub(in crate::api::kinds) fn differences(new: &Value, old: &Value) -> String {
     let mut lines = Vec::new();
     collect_differences("", new, old, &mut lines);
     lines.join("\n")
