@@ -52,6 +52,20 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     wrong
 }
 
+/// A DNS-1123 subdomain behind a wildcard (`*.example.com`).
+pub fn wildcard_subdomain(value: &str) -> Vec<String> {
+    let mut wrong = too_long(value, SUBDOMAIN_MAX);
+    let below = value.strip_prefix("*.");
+    if !below.is_some_and(|below| below.split('.').all(is_label)) {
+        let message = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS \
+                       subdomain, which must consist of lower case alphanumeric characters, '-' or \
+                       '.' and end with an alphanumeric character";
+        let form = format!("\\*\\.{LABEL_FORM}(\\.{LABEL_FORM})*");
+        wrong.push(regex_error(message, &form, &["*.example.com"]));
+    }
+    wrong
+}
+
 /// A DNS-1035 label (`my-name`, not `1-name`).
 pub fn dns1035_label(value: &str) -> Vec<String> {
     let mut wrong = too_long(value, LABEL_MAX);

@@ -256,6 +256,7 @@ impl Server {
 
     async fn make_first(&self, config: &Config) -> Result<(), Error> {
         let first = bootstrap::First {
+            service_cidr: config.service_cidr,
             service_address: config.api_service_address(),
             advertise_address: self.advertise,
             port: self.address.port(),

@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
 mod deletion;
+mod kinds_extension;
 mod nodes;
 mod services;
 mod workloads;

@@ -5,6 +5,7 @@
 //! `storage` the others name.
 
 mod admissionregistration;
+mod api_service;
 mod apps;
 mod authentication;
 mod authorization;
@@ -14,10 +15,13 @@ mod core;
 mod defaults;
 mod discovery;
 mod events;
+mod networking;
 mod prepare;
 mod rbac;
 mod rows;
+mod runtime_class;
 mod scheduling;
+mod storage;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -209,6 +213,19 @@ pub fn all() -> &'static [KindDef] {
         scheduling::PRIORITY_CLASS,
         coordination::lease::DEF,
         discovery::endpoint_slice::DEF,
+        networking::ingress_class::DEF,
+        networking::ingress::DEF,
+        networking::ip_address::DEF,
+        networking::network_policy::DEF,
+        networking::service_cidr::DEF,
+        storage::csi_driver::DEF,
+        storage::csi_node::DEF,
+        storage::capacity::DEF,
+        storage::class::STORAGE,
+        storage::attachment::DEF,
+        storage::class::VOLUME_ATTRIBUTES,
+        runtime_class::DEF,
+        api_service::DEF,
         admissionregistration::policy::MUTATING,
         admissionregistration::binding::MUTATING,
         admissionregistration::webhook::MUTATING,

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use ipnet::Ipv4Net;
 use serde_json::{Map, Value, json};
 
 use crate::api::gvk::GroupVersionResource;
@@ -27,6 +28,8 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 pub struct First {
     /// Address of the Service `kubernetes`.
     pub service_address: Ipv4Addr,
+    /// The network addresses of services come from.
+    pub service_cidr: Ipv4Net,
     /// Where the API server is reached.
     pub advertise_address: IpAddr,
     /// Its port.
@@ -46,9 +49,14 @@ pub async fn run(client: &Client, first: &First) -> Result<()> {
     });
     ensure_all(client, namespaces.collect()).await?;
     let objects = ensure_all(client, first.objects());
-    let (objects, cluster_wide, namespaced) =
-        tokio::join!(objects, cluster_policy(client), namespaced_policy(client),);
-    objects.and(cluster_wide).and(namespaced)
+    let made = make_all(client, first.classes_and_ranges());
+    let (objects, made, cluster_wide, namespaced) = tokio::join!(
+        objects,
+        made,
+        cluster_policy(client),
+        namespaced_policy(client),
+    );
+    objects.and(made).and(cluster_wide).and(namespaced)
 }
 
 async fn cluster_policy(client: &Client) -> Result<()> {
@@ -130,6 +138,36 @@ impl First {
         wanted
     }
 
+    /// The classes of the system's own pods, and the network of services.
+    fn classes_and_ranges(&self) -> Vec<Wanted> {
+        let class = |name: &str, value: i64, description: &str| {
+            let class = json!({
+                "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+                "metadata": {"name": name}, "value": value, "description": description,
+            });
+            Wanted::new("scheduling.k8s.io", "priorityclasses", "", class)
+        };
+        let range = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": [self.service_cidr.to_string()]},
+        });
+        vec![
+            class(
+                "system-cluster-critical",
+                2_000_000_000,
+                "Used for system critical pods that must run in the cluster, but can be moved to \
+                 another node if necessary.",
+            ),
+            class(
+                "system-node-critical",
+                2_000_001_000,
+                "Used for system critical pods that must not be moved from their current node.",
+            ),
+            Wanted::new("networking.k8s.io", "servicecidrs", "", range),
+        ]
+    }
+
     /// A kubeconfig without credentials: where the cluster is and whom to trust.
     fn cluster_info(&self) -> String {
         use base64::Engine;
@@ -198,6 +236,19 @@ async fn ensure_all(client: &Client, wanted: Vec<Wanted>) -> Result<()> {
         .try_collect::<Vec<()>>()
         .await
         .map(|_| ())
+}
+
+/// Creates those that are not there. What is there stays: these objects take no change (the network
+/// of a `ServiceCIDR`, the value of a class).
+async fn make_all(client: &Client, wanted: Vec<Wanted>) -> Result<()> {
+    for wanted in wanted {
+        let api = client.dynamic(&wanted.resource, &wanted.namespace);
+        match api.create(&wanted.object).await {
+            Err(error) if error.is_already_exists() => {}
+            other => other.map(drop)?,
+        }
+    }
+    Ok(())
 }
 
 /// Creates `wanted`, or sets what it says in the object that is there.

@@ -1,7 +1,9 @@
 //! The kinds of `admissionregistration.k8s.io`: who is asked, and which expressions hold, before
 //! an object is written.
 //!
-//! Here only the objects themselves are defaulted and checked. Expressions are compiled where they
+//! Here only the objects themselves are defaulted and checked.
+//!
+//! DEVIATION: an expression that does not compile is stored. Expressions are compiled where they
 //! are run (`server::admission`), so this module knows nothing of CEL.
 
 pub(crate) mod binding;
