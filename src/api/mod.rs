@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod codec;
+pub mod cron;
 pub mod duration;
 pub mod gvk;
 pub mod int_or_string;

@@ -9,6 +9,7 @@ mod api_service;
 mod apps;
 mod authentication;
 mod authorization;
+mod batch;
 mod cells;
 mod coordination;
 mod core;
@@ -16,6 +17,7 @@ mod defaults;
 mod discovery;
 mod events;
 mod networking;
+mod policy;
 mod prepare;
 mod rbac;
 mod rows;
@@ -193,12 +195,20 @@ pub fn all() -> &'static [KindDef] {
         core::persistent_volume::DEF,
         core::persistent_volume_claim::DEF,
         core::pod::DEF,
+        core::pod_template::DEF,
+        core::replication_controller::DEF,
         core::resource_quota::DEF,
         core::secret::DEF,
         core::service_account::DEF,
         core::service::DEF,
+        apps::controller_revision::DEF,
+        apps::daemon_set::DEF,
         apps::deployment::DEF,
         apps::replica_set::DEF,
+        apps::stateful_set::DEF,
+        batch::cron_job::DEF,
+        batch::job::DEF,
+        policy::POD_DISRUPTION_BUDGET,
         events::event::DEF,
         authentication::SELF_SUBJECT_REVIEW,
         authentication::TOKEN_REVIEW,

@@ -228,8 +228,20 @@ fn scale_of(object: &Object) -> Object {
 
 /// A selector as a query string has it.
 fn selector_text(selector: &Value) -> String {
+    if let Some(labels) = plain_labels(selector) {
+        return label::Selector::from_set(labels).to_string();
+    }
     let parsed = label::Selector::from_label_selector(selector);
     parsed.map(|parsed| parsed.to_string()).unwrap_or_default()
+}
+
+/// The selector of a ReplicationController, which is nothing but labels.
+fn plain_labels(selector: &Value) -> Option<Vec<(&str, &str)>> {
+    let labels = selector.as_object().filter(|labels| !labels.is_empty())?;
+    let pairs = labels.iter();
+    pairs
+        .map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+        .collect()
 }
 
 #[cfg(test)]

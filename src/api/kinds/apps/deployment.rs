@@ -1,10 +1,9 @@
 //! Deployment: replica sets, one a version, rolled from one to the next.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::validation::{self, SPEC, STATUS};
-use crate::api::int_or_string::percent;
 use crate::api::kinds::defaults::{set, text as set_text};
 use crate::api::kinds::{Column, KindDef, Subresource, cells, prepare, rows};
 use crate::api::object::{Object, child_mut};
@@ -101,7 +100,7 @@ fn default(deployment: &mut Object) {
 fn validate(deployment: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let spec = deployment.field("spec");
-    validation::replicas_selector_template(&mut errors, spec);
+    validation::replicas_selector_template(&mut errors, spec, "ReplicaSet");
     strategy(&mut errors, &spec["strategy"], &SPEC.field("strategy"));
     let path = SPEC.field("revisionHistoryLimit");
     errors.nonnegative(&path, &spec["revisionHistoryLimit"]);
@@ -137,18 +136,11 @@ fn rolling_update(errors: &mut Errors, rolling: &Value, path: &Path<'_>) {
     let path_of_unavailable = path.field("maxUnavailable");
     common::positive_int_or_percent(errors, unavailable, &path_of_unavailable);
     common::positive_int_or_percent(errors, surge, &path.field("maxSurge"));
-    if is_zero(surge) && is_zero(unavailable) {
+    if validation::is_zero(surge) && validation::is_zero(unavailable) {
         let why = "may not be 0 when `maxSurge` is 0";
         errors.invalid(&path_of_unavailable, unavailable.clone(), why);
     }
-    if percent(text(unavailable)).is_ok_and(|n| n > 100) {
-        let why = "must not be greater than 100%";
-        errors.invalid(&path_of_unavailable, unavailable.clone(), why);
-    }
-}
-
-fn is_zero(value: &Value) -> bool {
-    *value == json!(0) || percent(text(value)) == Ok(0)
+    validation::at_most_all(errors, unavailable, &path_of_unavailable);
 }
 
 fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
@@ -161,26 +153,19 @@ fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
 fn validate_status(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let counts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
-    let (status, was) = (new.field("status"), old.field("status"));
+    let status = new.field("status");
     errors.extend(validation::counts(status, &counts));
     for field in ["unavailableReplicas", "collisionCount"] {
         errors.nonnegative(&STATUS.field(field), &status[field]);
     }
-    let collisions = |status: &Value| status["collisionCount"].as_i64().unwrap_or(0);
-    if collisions(status) < collisions(was) {
-        let path = STATUS.field("collisionCount");
-        errors.invalid(
-            &path,
-            status["collisionCount"].clone(),
-            "cannot be decremented",
-        );
-    }
+    validation::collisions(&mut errors, new, old);
     errors.into_vec()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn deployment(change: impl Fn(&mut Value)) -> Object {
         let mut value = json!({"spec": {

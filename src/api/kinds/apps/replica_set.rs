@@ -92,7 +92,7 @@ fn fields(set: &Object) -> Vec<(&'static str, String)> {
 
 fn validate(set: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    validation::replicas_selector_template(&mut errors, set.field("spec"));
+    validation::replicas_selector_template(&mut errors, set.field("spec"), "ReplicaSet");
     errors.into_vec()
 }
 
