@@ -11,11 +11,13 @@ mod authentication;
 mod authorization;
 mod batch;
 mod cells;
+pub(crate) mod certificates;
 mod coordination;
 mod core;
 mod defaults;
 mod discovery;
 mod events;
+mod flowcontrol;
 mod networking;
 mod policy;
 mod prepare;
@@ -236,6 +238,9 @@ pub fn all() -> &'static [KindDef] {
         storage::class::VOLUME_ATTRIBUTES,
         runtime_class::DEF,
         api_service::DEF,
+        certificates::SIGNING_REQUEST,
+        flowcontrol::flow_schema::DEF,
+        flowcontrol::priority_level::DEF,
         admissionregistration::policy::MUTATING,
         admissionregistration::binding::MUTATING,
         admissionregistration::webhook::MUTATING,

@@ -45,6 +45,9 @@ pub(super) async fn make(
     prepare::place(call, &mut object)?;
     let now = core.clock.now();
     prepare::new_object(def, &mut object, now, &core.rng)?;
+    if def.storage == prepare::SIGNING_REQUESTS {
+        prepare::record_requestor(&mut object, &call.user);
+    }
     if let Some(manager) = manager {
         prepare::track(def, None, &mut object, (manager, "", now))?;
     }

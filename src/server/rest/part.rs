@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
+use crate::api::kinds::certificates;
 use crate::api::object::{Object, child_mut};
 use crate::api::schema::TypeRef;
 use crate::api::selector::label;
@@ -21,6 +22,8 @@ pub(super) enum Part {
     Status,
     /// `spec.replicas`, seen as an `autoscaling/v1 Scale`.
     Scale,
+    /// Whether a CertificateSigningRequest is approved.
+    Approval,
     /// `spec.finalizers` of a Namespace.
     Finalize,
     /// `spec.ephemeralContainers` of a Pod.
@@ -38,6 +41,7 @@ impl Part {
             "" => Part::Main,
             "status" => Part::Status,
             "scale" => Part::Scale,
+            "approval" => Part::Approval,
             "finalize" => Part::Finalize,
             "ephemeralcontainers" => Part::EphemeralContainers,
             "resize" => Part::Resize,
@@ -83,6 +87,7 @@ impl Part {
         match self {
             Part::Main | Part::Scale => (kind.prepare_update)(new, old),
             Part::Status => (kind.prepare_status)(new, old),
+            Part::Approval => certificates::only_conditions(new, old),
             Part::Finalize => {
                 let finalizers = new.at(&["spec", "finalizers"]).cloned();
                 let labels = new.metadata().cloned().unwrap_or_default();
@@ -124,6 +129,7 @@ impl Part {
                 wrong.extend((kind.validate_update)(new, old));
             }
             Part::Status => wrong.extend((kind.validate_status)(new, old)),
+            Part::Approval => wrong.extend(certificates::conditions(new, old)),
             Part::EphemeralContainers => wrong.extend(wrong_ephemeral(new, old)),
             Part::Resize => wrong.extend((kind.validate)(new)),
             Part::Finalize | Part::Whole => {}

@@ -4,10 +4,11 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::object::Object;
+use crate::api::object::{Object, child_mut};
 use crate::api::status::ApiError;
 use crate::api::{apply, time};
 use crate::server::registry::ResourceDef;
+use crate::server::request::User;
 use crate::util::rng::Rng;
 
 use super::call::{Call, type_of};
@@ -95,6 +96,30 @@ pub(super) fn new_object(
         object.metadata_mut().insert("generation".into(), 1.into());
     }
     Ok(())
+}
+
+/// Folder of the requests for certificates.
+pub(super) const SIGNING_REQUESTS: &str = "certificatesigningrequests.certificates.k8s.io";
+
+/// Who asks for a certificate is who makes the request, whatever the request says: signers trust
+/// these fields.
+pub(super) fn record_requestor(request: &mut Object, user: &User) {
+    let spec = child_mut(&mut request.0, "spec");
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    spec.insert("username".into(), user.name.clone().into());
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.clone().into());
+    }
+    if !user.groups.is_empty() {
+        spec.insert("groups".into(), user.groups.clone().into());
+    }
+    if !user.extra.is_empty() {
+        let extra = user.extra.iter();
+        let extra = extra.map(|(key, values)| (key.clone(), Value::from(values.clone())));
+        spec.insert("extra".into(), extra.collect());
+    }
 }
 
 /// A name for an object that only has a `generateName`; `None` where it needs none.
@@ -197,6 +222,24 @@ mod tests {
 
     fn named(name: &str, prefix: &str) -> Object {
         Object::from_value(json!({"metadata": {"name": name, "generateName": prefix}})).unwrap()
+    }
+
+    #[test]
+    fn nobody_asks_for_a_certificate_in_the_name_of_another() {
+        let spec = serde_json::json!({"username": "admin", "extra": {"a": ["b"]}, "request": ""});
+        let request = serde_json::json!({"spec": spec});
+        let mut request = Object::from_value(request).unwrap();
+        let user = User {
+            name: "jane".to_owned(),
+            uid: String::new(),
+            groups: vec!["dev".to_owned()],
+            extra: std::collections::BTreeMap::new(),
+        };
+        record_requestor(&mut request, &user);
+        assert_eq!(
+            *request.field("spec"),
+            serde_json::json!({"username": "jane", "groups": ["dev"], "request": ""})
+        );
     }
 
     #[test]
