@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(
             texts,
             [
-                "spec: Invalid value: {\"minAvailable\":\"101%\",\"maxUnavailable\":1}: \
+                "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":\"101%\"}: \
                  minAvailable and maxUnavailable cannot be both set",
                 "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%",
             ]
