@@ -1,314 +1,290 @@
-//! Load on the API over TLS and HTTP/2: creates, gets, patches, lists, watches.
+//! Load on the API over TLS and HTTP/2: creates, gets, patches, applies, lists.
 
+use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::Method;
-use http_body_util::BodyExt;
-use orch::client::config::load;
-use orch::client::https::HttpsTransport;
-use orch::client::{Call, Client};
-use orch::util::tasks::Tasks;
+use crate::machine::{Usage, mib};
+use crate::table::{Cost, Row, Wanted, millis, percentile};
+use crate::wire::{Connection, Event, Request, Target};
 
-use crate::Row;
-use crate::machine::millis;
-
-const CONFIG_MAPS: &str = "/api/v1/namespaces/bench/configmaps";
+const NAMESPACES: &str = "/api/v1/namespaces";
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/bench/configmaps";
 /// Kubernetes was measured with as many.
 const LISTED: usize = 12_300;
 const ONE_BY_ONE: usize = 1_000;
-const GETS: usize = 30_000;
-const PATCHES: usize = 5_000;
-const WATCHERS: usize = 50;
-const WATCHED_CREATES: usize = 500;
-const WORKERS: usize = 32;
+const TOGETHER: usize = LISTED - ONE_BY_ONE;
+const GETS: usize = 40_000;
+const PATCHES: usize = 10_000;
+const APPLIES: usize = 10_000;
+/// Objects that are applied, again and again.
+const APPLIED: usize = 2_000;
+const LISTS: usize = 7;
+/// Requests at a time, over as many connections.
+const AT_ONCE: usize = 32;
+const CONNECTIONS: usize = 4;
+/// After a load, until memory is what it stays.
+const SETTLE: Duration = Duration::from_secs(3);
 
-pub(crate) fn connect(kubeconfig: &Path) -> Client {
-    let target = load(kubeconfig, None).unwrap();
-    // The client's connections end with the process.
-    let tasks = Box::leak(Box::new(Tasks::new()));
-    Client::new(Arc::new(
-        HttpsTransport::new(target.endpoint, tasks).unwrap(),
-    ))
+/// What is measured.
+#[derive(Clone)]
+pub(crate) struct Subject {
+    pub(crate) target: Target,
+    /// The server's process, where it runs here.
+    pub(crate) server: Option<i32>,
 }
 
-pub(crate) async fn rows(client: &Client) -> Vec<Row> {
-    make_namespace(client).await;
-    let mut rows = vec![fsync()];
-    rows.push(one_by_one(client).await);
-    rows.push(creates(client).await);
-    rows.push(gets(client).await);
-    rows.push(patches(client).await);
-    rows.push(
-        list(
-            client,
-            "application/json",
-            "list of 12,300 ConfigMaps",
-            "≤ 40 ms",
-        )
-        .await,
-    );
-    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
-    rows.push(list(client, table, "the same as a Table", "").await);
-    rows.push(fan_out(client).await);
-    let _ = client
-        .call(Call::new(Method::DELETE, "/api/v1/namespaces/bench"))
-        .await;
-    rows
-}
-
-async fn make_namespace(client: &Client) {
+/// Makes the namespace of the load; the connection that did.
+pub(crate) fn make_namespace(subject: &Subject) -> Connection {
+    let mut one = Connection::open(&subject.target);
     let body = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"bench"}}"#;
-    client
-        .call(Call::json(Method::POST, "/api/v1/namespaces", body))
-        .await
-        .unwrap();
-    let everything = client.call(Call::new(Method::DELETE, CONFIG_MAPS)).await;
-    everything.unwrap();
+    one.call(&Request::post(NAMESPACES, body)).unwrap();
+    one
+}
+
+pub(crate) fn remove_namespace(one: &mut Connection) {
+    let delete = Request {
+        method: "DELETE",
+        ..Request::get(format!("{NAMESPACES}/bench"))
+    };
+    one.call(&delete).unwrap();
+}
+
+pub(crate) fn run(subject: &Subject, one: &mut Connection, disk: Option<&Path>) {
+    let before = subject.server.map(Usage::of);
+    one_by_one(subject, one, disk);
+    creates(subject);
+    if let Some(before) = before {
+        memory(subject, &before);
+    }
+    gets(subject);
+    let list = "list of 12,300 ConfigMaps";
+    lists(subject, one, "application/json", list, 40.0);
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    lists(subject, one, table, "12,300 ConfigMaps as Table", 60.0);
+    patches(subject);
+    applies(subject);
+}
+
+pub(crate) fn config_map(name: &str, labels: &str, data: char) -> String {
+    let data = data.to_string().repeat(1024);
+    format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{{labels}}}}},"data":{{"value":"{data}"}}}}"#
+    )
 }
 
 /// What the disk itself does: the limit of one create after the other.
-fn fsync() -> Row {
-    use std::io::Write;
-    let mut file = tempfile::NamedTempFile::new_in(".").unwrap();
-    let started = Instant::now();
-    for _ in 0..200 {
-        file.write_all(&[7; 1400]).unwrap();
-        file.as_file().sync_data().unwrap();
-    }
-    let each = started.elapsed() / 200;
-    Row::new(
-        "the disk's own write and fdatasync of 1.4 KiB",
-        millis(each),
-        "",
-    )
+fn fdatasync(folder: &Path) -> Duration {
+    let mut file = tempfile::NamedTempFile::new_in(folder).unwrap();
+    let room = vec![0; 1 << 20];
+    file.write_all(&room).unwrap();
+    file.as_file().sync_all().unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
+    let mut times: Vec<_> = (0..300)
+        .map(|_| {
+            let begun = Instant::now();
+            file.write_all(&[7; 1400]).unwrap();
+            file.as_file().sync_data().unwrap();
+            begun.elapsed()
+        })
+        .collect();
+    percentile(&mut times, 0.5)
 }
 
-fn config_map(name: &str) -> Bytes {
-    let data = "x".repeat(1024);
-    let text = format!(
-        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"value":"{data}"}}}}"#
-    );
-    text.into()
-}
-
-async fn one_by_one(client: &Client) -> Row {
+fn one_by_one(subject: &Subject, one: &mut Connection, disk: Option<&Path>) {
     let mut times = Vec::with_capacity(ONE_BY_ONE);
     let started = Instant::now();
-    for index in 0..ONE_BY_ONE {
-        let begun = Instant::now();
-        let body = config_map(&format!("one-{index}"));
-        client
-            .call(Call::json(Method::POST, CONFIG_MAPS, body))
-            .await
-            .unwrap();
-        times.push(begun.elapsed());
+    let ((), cost) = Cost::of(subject.server, || {
+        for index in 0..ONE_BY_ONE {
+            let begun = Instant::now();
+            let body = config_map(&format!("one-{index}"), "", 'x');
+            one.call(&Request::post(CONFIG_MAPS, body)).unwrap();
+            times.push(begun.elapsed());
+        }
+    });
+    let per_second = ONE_BY_ONE as f64 / started.elapsed().as_secs_f64();
+    let mut beside = format!("p50 {:.2} ms", millis(percentile(&mut times, 0.5)));
+    if let Some(folder) = disk {
+        let limit = 1.0 / fdatasync(folder).as_secs_f64();
+        beside.push_str(&format!("; the disk alone writes and syncs {limit:.0} /s"));
     }
-    rate(
-        "creates of 1 KiB ConfigMaps, one at a time",
-        ONE_BY_ONE,
-        started,
-        times,
-        "≥ 1,000 /s",
-    )
+    let name = "creates of 1 KiB ConfigMaps, one at a time";
+    Row::new(name, (per_second, "/s"), Wanted::AtLeast(1000.0))
+        .cost(&cost, ONE_BY_ONE)
+        .with(beside)
+        .print();
 }
 
-async fn creates(client: &Client) -> Row {
-    let count = LISTED - ONE_BY_ONE;
-    many(client, count, |index| {
-        (
-            Method::POST,
-            CONFIG_MAPS.to_owned(),
-            Some(config_map(&format!("many-{index}"))),
+fn creates(subject: &Subject) {
+    many(subject, TOGETHER, |index| {
+        let body = config_map(&format!("many-{index}"), "", 'x');
+        Request::post(CONFIG_MAPS, body)
+    })
+    .print("creates, 32 at once", 8000.0);
+}
+
+fn gets(subject: &Subject) {
+    many(subject, GETS, |index| {
+        Request::get(format!("{CONFIG_MAPS}/many-{}", index % TOGETHER))
+    })
+    .print("gets, 32 at once", 15_000.0);
+}
+
+fn patches(subject: &Subject) {
+    many(subject, PATCHES, |index| Request {
+        method: "PATCH",
+        content_type: "application/merge-patch+json",
+        ..Request::post(
+            format!("{CONFIG_MAPS}/many-{}", index % TOGETHER),
+            format!(r#"{{"metadata":{{"labels":{{"n":"{index}"}}}}}}"#),
         )
     })
-    .await
-    .row("creates, 32 at once", "≥ 8,000 /s")
+    .print("merge patches, 32 at once", 8000.0);
 }
 
-async fn gets(client: &Client) -> Row {
-    many(client, GETS, |index| {
-        (
-            Method::GET,
-            format!("{CONFIG_MAPS}/many-{}", index % (LISTED - ONE_BY_ONE)),
-            None,
-        )
+fn applies(subject: &Subject) {
+    many(subject, APPLIES, |index| {
+        let name = format!("many-{}", index % APPLIED);
+        let data = ['a', 'b', 'c', 'd', 'e'][index / APPLIED];
+        Request {
+            method: "PATCH",
+            content_type: "application/apply-patch+yaml",
+            ..Request::post(
+                format!("{CONFIG_MAPS}/{name}?fieldManager=bench-apply&force=true"),
+                config_map(&name, &format!(r#""a":"{index}""#), data),
+            )
+        }
     })
-    .await
-    .row("gets, 32 at once", "≥ 15,000 /s")
+    .print("server-side applies, 32 at once", 4000.0);
 }
 
-async fn patches(client: &Client) -> Row {
-    many(client, PATCHES, |index| {
-        let body = format!(r#"{{"metadata":{{"labels":{{"n":"{index}"}}}}}}"#);
-        (
-            Method::PATCH,
-            format!("{CONFIG_MAPS}/many-{}", index % 10_000),
-            Some(body.into()),
-        )
-    })
-    .await
-    .row("merge patches, 32 at once", "")
+fn lists(subject: &Subject, one: &mut Connection, accept: &'static str, name: &str, most: f64) {
+    let request = Request {
+        accept,
+        ..Request::get(CONFIG_MAPS)
+    };
+    let (mut times, mut bytes) = (Vec::new(), 0);
+    let ((), cost) = Cost::of(subject.server, || {
+        for _ in 0..LISTS {
+            let begun = Instant::now();
+            bytes = 0;
+            assert!(one.stream(&request, &mut |data| bytes += data.len()));
+            times.push(begun.elapsed());
+        }
+    });
+    let p50 = millis(percentile(&mut times, 0.5));
+    Row::new(name, (p50, "ms"), Wanted::AtMost(most))
+        .cost(&cost, LISTS)
+        .with(format!("{:.1} MB", bytes as f64 / 1e6))
+        .print();
 }
 
+fn memory(subject: &Subject, before: &Usage) {
+    std::thread::sleep(SETTLE);
+    let Some(after) = subject.server.map(Usage::of) else {
+        return;
+    };
+    let grown = after.rss_bytes.saturating_sub(before.rss_bytes) as f64;
+    let each = grown / LISTED as f64 / 1024.0;
+    let name = "memory for each stored 1 KiB object";
+    Row::new(name, (each, "KiB"), Wanted::AtMost(4.0))
+        .with(format!("{:.0} MiB RSS", mib(after.rss_bytes)))
+        .print();
+}
+
+/// How many requests went.
 struct Many {
     count: usize,
-    started: Instant,
+    took: Duration,
     times: Vec<Duration>,
+    cost: Cost,
 }
 
 impl Many {
-    fn row(self, name: &str, target: &'static str) -> Row {
-        rate(name, self.count, self.started, self.times, target)
+    fn print(mut self, name: &str, least: f64) {
+        let per_second = self.count as f64 / self.took.as_secs_f64();
+        let p50 = millis(percentile(&mut self.times, 0.5));
+        let p99 = millis(percentile(&mut self.times, 0.99));
+        Row::new(name, (per_second, "/s"), Wanted::AtLeast(least))
+            .cost(&self.cost, self.count)
+            .with(format!("p50 {p50:.1} ms, p99 {p99:.1} ms"))
+            .print();
     }
 }
 
-/// `count` requests by 32 workers.
-async fn many(
-    client: &Client,
-    count: usize,
-    request: impl Fn(usize) -> (Method, String, Option<Bytes>) + Send + Sync + 'static,
-) -> Many {
-    let (next, request) = (Arc::new(AtomicUsize::new(0)), Arc::new(request));
-    let started = Instant::now();
-    let workers: Vec<_> = (0..WORKERS)
-        .map(|_| {
-            let (client, next, request) = (client.clone(), next.clone(), request.clone());
-            tokio::spawn(async move {
-                let mut times = Vec::new();
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        return times;
-                    }
-                    let (method, path, body) = request(index);
-                    let begun = Instant::now();
-                    let call = match body {
-                        Some(body) => Call::json(method.clone(), &path, body),
-                        None => Call::new(method.clone(), &path),
-                    };
-                    let call = match method {
-                        Method::PATCH => Call {
-                            content_type: "application/merge-patch+json",
-                            ..call
-                        },
-                        _ => call,
-                    };
-                    client.call(call).await.unwrap();
-                    times.push(begun.elapsed());
-                }
-            })
-        })
+/// `count` requests, 32 at a time.
+fn many(subject: &Subject, count: usize, request: impl Fn(usize) -> Request + Sync) -> Many {
+    let mut connections: Vec<_> = (0..CONNECTIONS)
+        .map(|_| Connection::open(&subject.target))
         .collect();
-    let mut times = Vec::with_capacity(count);
-    for worker in workers {
-        times.extend(worker.await.unwrap());
-    }
+    let next = AtomicUsize::new(0);
+    let started = Instant::now();
+    let (times, cost) = Cost::of(subject.server, || {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = connections
+                .iter_mut()
+                .map(|connection| scope.spawn(|| pump(connection, (&next, count), &request)))
+                .collect();
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().unwrap())
+                .collect()
+        })
+    });
     Many {
         count,
-        started,
+        took: started.elapsed(),
         times,
+        cost,
     }
 }
 
-fn rate(
-    name: &str,
-    count: usize,
-    started: Instant,
-    times: Vec<Duration>,
-    target: &'static str,
-) -> Row {
-    let per_second = count as f64 / started.elapsed().as_secs_f64();
-    let p50 = percentile(times, 0.5);
-    Row::new(
-        name,
-        format!("{per_second:.0} /s, p50 {}", millis(p50)),
-        target,
-    )
-}
-
-pub(crate) fn percentile(mut times: Vec<Duration>, part: f64) -> Duration {
-    times.sort_unstable();
-    times[((times.len() - 1) as f64 * part) as usize]
-}
-
-async fn list(client: &Client, accept: &'static str, name: &str, target: &'static str) -> Row {
-    let mut times = Vec::new();
-    let mut bytes = 0;
-    for _ in 0..7 {
-        let begun = Instant::now();
-        let call = Call {
-            accept,
-            ..Call::new(Method::GET, CONFIG_MAPS)
-        };
-        bytes = client.call(call).await.unwrap().len();
-        times.push(begun.elapsed());
-    }
-    let size = bytes as f64 / 1e6;
-    Row::new(
-        name,
-        format!("{} ({size:.1} MB)", millis(percentile(times, 0.5))),
-        target,
-    )
-}
-
-/// From the POST to the event, over all watchers.
-async fn fan_out(client: &Client) -> Row {
-    let path = format!("{CONFIG_MAPS}?watch=1&labelSelector=fan%3Dout");
-    let mut watchers = Vec::new();
-    for _ in 0..WATCHERS {
-        let body = client.open(Call::new(Method::GET, &path)).await.unwrap();
-        watchers.push(tokio::spawn(watch(body)));
-    }
-    let mut sent = Vec::with_capacity(WATCHED_CREATES);
-    for index in 0..WATCHED_CREATES {
-        let body = format!(
-            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"fan-{index}","labels":{{"fan":"out"}}}},"data":{{"v":"{}"}}}}"#,
-            "x".repeat(1024)
-        );
-        sent.push(Instant::now());
-        client
-            .call(Call::json(Method::POST, CONFIG_MAPS, body))
-            .await
-            .unwrap();
-    }
-    let mut times = Vec::new();
-    for watcher in watchers {
-        let seen = tokio::time::timeout(Duration::from_secs(30), watcher).await;
-        let seen = seen.expect("every event arrives").unwrap();
-        times.extend(
-            seen.iter()
-                .zip(&sent)
-                .map(|(seen, sent)| seen.saturating_duration_since(*sent)),
-        );
-    }
-    let value = format!(
-        "p50 {}, p99 {}",
-        millis(percentile(times.clone(), 0.5)),
-        millis(percentile(times, 0.99))
-    );
-    Row::new(
-        "watch fan-out, 50 watchers × 500 creates, POST to event",
-        value,
-        "p50 ≤ 5 ms",
-    )
-}
-
-/// When each of the events came: one line each.
-async fn watch(mut body: orch::client::Body) -> Vec<Instant> {
-    let mut seen = Vec::with_capacity(WATCHED_CREATES);
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.unwrap().into_data() else {
-            continue;
-        };
-        let lines = data.iter().filter(|byte| **byte == b'\n').count();
-        seen.extend(std::iter::repeat_n(Instant::now(), lines));
-        if seen.len() >= WATCHED_CREATES {
-            break;
+/// Keeps one connection's share of requests open until there are no more.
+fn pump(
+    connection: &mut Connection,
+    (next, count): (&AtomicUsize, usize),
+    request: &impl Fn(usize) -> Request,
+) -> Vec<Duration> {
+    let mut open: Vec<(u32, Instant)> = Vec::new();
+    let mut times = Vec::with_capacity(count / CONNECTIONS * 2);
+    let mut refused = Vec::new();
+    let mut ready: Option<Request> = None;
+    let mut is_over = false;
+    loop {
+        while open.len() < AT_ONCE / CONNECTIONS && !is_over {
+            if ready.is_none() {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                is_over = index >= count;
+                ready = (!is_over).then(|| request(index));
+            }
+            match ready.take() {
+                Some(request) if connection.has_room(request.body.len()) => {
+                    open.push((connection.send(&request), Instant::now()));
+                }
+                waiting => {
+                    ready = waiting;
+                    break;
+                }
+            }
         }
+        if open.is_empty() && ready.is_none() {
+            return times;
+        }
+        connection.flush();
+        let goes_on = connection.read(&mut |stream, event| match event {
+            Event::Status(0 | 2) => {}
+            Event::Status(_) => refused.push(stream),
+            Event::Data(data) if refused.contains(&stream) => {
+                panic!("refused: {}", String::from_utf8_lossy(data))
+            }
+            Event::Data(_) => {}
+            Event::End => {
+                if let Some(at) = open.iter().position(|(open, _)| *open == stream) {
+                    times.push(open.swap_remove(at).1.elapsed());
+                }
+            }
+        });
+        assert!(goes_on, "the server ended the connection");
     }
-    seen
 }

@@ -1,8 +1,9 @@
 //! `make bench`: one table of figures.
 //!
-//! Without arguments it starts its own one-node cluster on a host made of a network namespace and
-//! measures that. With `--kubeconfig FILE` it puts the same load on any Kubernetes API; rows that
-//! need the server's process are left out then. Every load is bounded in count and time.
+//! Without arguments it starts its own one-node cluster on a host made of a network namespace,
+//! measures that from a thread on the same host, and removes it. With `--kubeconfig FILE` it puts
+//! the same load on any Kubernetes API; figures that need the server's process are left out then.
+//! Every load is bounded in count and time. `--only WORD` runs one part of it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,89 +22,102 @@ mod support;
 mod load;
 mod machine;
 mod pods;
+mod table;
+mod watch;
+mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// A line of the table.
-pub(crate) struct Row {
-    name: String,
-    value: String,
-    target: &'static str,
+use load::Subject;
+use wire::Target;
+
+/// The parts, in their order.
+const PARTS: [&str; 5] = ["idle", "kubectl", "pods", "load", "watch"];
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Wish {
+    kubeconfig: Option<PathBuf>,
+    only: Option<String>,
 }
 
-impl Row {
-    pub(crate) fn new(name: &str, value: String, target: &'static str) -> Self {
-        Self {
-            name: name.to_owned(),
-            value,
-            target,
-        }
+impl Wish {
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
     }
 }
 
 fn main() -> ExitCode {
-    // `cargo bench` adds `--bench`.
-    let words: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| word != "--bench")
-        .collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
-        [] => own_cluster(),
-        ["--kubeconfig", file] => print(&against(file.into(), false)),
-        ["--rows", file] => print(&against(file.into(), true)),
-        _ => {
-            eprintln!("usage: bench [--kubeconfig FILE]");
-            return ExitCode::from(64);
+    let Some(wish) = wish(std::env::args().skip(1)) else {
+        eprintln!(
+            "usage: bench [--kubeconfig FILE] [--only {}]",
+            PARTS.join("|")
+        );
+        return ExitCode::from(64);
+    };
+    table::print_head();
+    match &wish.kubeconfig {
+        None => own_cluster(&wish),
+        Some(file) => {
+            let folder = tempfile::tempdir().unwrap();
+            client_parts(&wish, file, (None, folder.path()));
         }
     }
     ExitCode::SUCCESS
 }
 
-/// Starts a cluster, measures its process from here and its API from a process on its host.
-fn own_cluster() {
+fn wish(mut words: impl Iterator<Item = String>) -> Option<Wish> {
+    let mut wish = Wish::default();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            // `cargo bench` adds it.
+            "--bench" => {}
+            "--kubeconfig" => wish.kubeconfig = Some(words.next()?.into()),
+            "--only" => wish.only = Some(words.next().filter(|w| PARTS.contains(&w.as_str()))?),
+            _ => return None,
+        }
+    }
+    Some(wish)
+}
+
+/// Starts a cluster on a host of its own and measures it there.
+fn own_cluster(wish: &Wish) {
     let mut network = support::hosts::Network::new();
     let host = network.host("master", "192.168.1.5");
-    println!("{:<58} {:>22}   to reach", "figure", "measured");
-    let server = machine::started(&host, print_one);
+    let server = machine::started(&host);
     host.wait_nodes(1);
-    machine::idle(&server, print_one);
-    let own = std::env::current_exe().unwrap();
-    let mut command = host.command(&own.to_string_lossy());
-    command.arg("--rows").arg(host.kubeconfig());
-    let status = command.status().unwrap();
-    assert!(status.success(), "the load ended with {status}");
-    machine::loaded(&server, print_one);
-    drop(server);
-    drop(network);
+    if wish.wants("idle") {
+        machine::idle(server.pid());
+    }
+    host.enter(|| {
+        let place = (Some(server.pid()), host.folder.as_path());
+        client_parts(wish, &host.kubeconfig(), place);
+    });
+    machine::loaded(server.pid());
 }
 
-fn against(kubeconfig: PathBuf, own: bool) -> Vec<Row> {
-    // One provider for the whole process.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let client = load::connect(&kubeconfig);
-        let mut rows = load::rows(&client).await;
-        if own {
-            rows.extend(pods::rows(&client).await);
-        }
-        rows
-    })
-}
-
-fn print(rows: &[Row]) {
-    rows.iter().for_each(print_row);
-}
-
-fn print_one(row: Row) {
-    print_row(&row);
-}
-
-fn print_row(row: &Row) {
-    println!("{:<58} {:>22}   {}", row.name, row.value, row.target);
+/// What any API can be asked. `folder` is on the disk of the store, where that is here.
+fn client_parts(wish: &Wish, kubeconfig: &Path, (server, folder): (Option<i32>, &Path)) {
+    if wish.wants("kubectl") {
+        machine::kubectl(kubeconfig, &folder.join("kubectl-cache"));
+    }
+    if wish.wants("pods") {
+        pods::run(kubeconfig);
+    }
+    if !wish.wants("load") && !wish.wants("watch") {
+        return;
+    }
+    let subject = Subject {
+        target: Target::of(kubeconfig),
+        server,
+    };
+    let mut one = load::make_namespace(&subject);
+    if wish.wants("load") {
+        load::run(&subject, &mut one, server.map(|_| folder));
+    }
+    if wish.wants("watch") {
+        watch::run(&subject);
+    }
+    load::remove_namespace(&mut one);
 }

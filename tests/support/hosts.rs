@@ -187,8 +187,19 @@ impl Host {
         self.folder.join("orch.log")
     }
 
+    /// Runs `work` on a thread that is on this host, as are the threads and programs it starts.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = fs::File::open(format!("/run/netns/{}", self.namespace)).unwrap();
+        let enter = || {
+            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
     /// The flags every orch process of a test needs: several nodes share this machine.
-    fn node_flags(&self) -> Vec<String> {
+    fn node_flags(&self, log_level: &str) -> Vec<String> {
         let flag = |name: &str, value: &str| format!("--{name}={value}");
         vec![
             flag("data-dir", &self.data().to_string_lossy()),
@@ -197,27 +208,36 @@ impl Host {
             flag("containerd", "managed"),
             // A test is not about how full this machine's disk is.
             flag("eviction-hard", "memory.available<10Mi,nodefs.available<1%"),
-            flag("log-level", "info,orch=debug"),
+            flag("log-level", log_level),
         ]
     }
 
     /// Starts `orch server`.
     pub fn start_server(&self, more: &[&str]) -> Background {
+        let mut command = self.server("info,orch=debug");
+        Background::start(command.args(more), &self.log())
+    }
+
+    /// The command of `orch server`.
+    pub fn server(&self, log_level: &str) -> Command {
         self.load_images();
         let mut command = self.command(orch());
-        command.arg("server").args(self.node_flags()).args(more);
+        command.arg("server").args(self.node_flags(log_level));
         command.arg(format!(
             "--write-kubeconfig={}",
             self.kubeconfig().display()
         ));
-        Background::start(&mut command, &self.log())
+        command
     }
 
     /// Starts `orch agent` for `server` with `token`.
     pub fn start_agent(&self, server: &Host, token: &str, more: &[&str]) -> Background {
         self.load_images();
         let mut command = self.command(orch());
-        command.arg("agent").args(self.node_flags()).args(more);
+        command
+            .arg("agent")
+            .args(self.node_flags("info,orch=debug"))
+            .args(more);
         command
             .arg(format!("--join=https://{}:6443", server.address))
             .arg("--token")
