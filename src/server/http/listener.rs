@@ -25,6 +25,7 @@ use tokio_rustls::server::TlsStream;
 use crate::client::Body;
 use crate::server::authn::Peer;
 use crate::server::http::Handler;
+use crate::server::http::gather::Gather;
 use crate::util::errors::{OrLog, chain};
 use crate::util::tasks::Tasks;
 use crate::util::tls;
@@ -194,7 +195,7 @@ impl Door {
             .adaptive_window(true)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(Gather::new(stream)), service);
         let mut connection = pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended,

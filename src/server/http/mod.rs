@@ -7,6 +7,7 @@
 mod documents;
 mod filters;
 mod flow;
+mod gather;
 pub mod health;
 pub mod listener;
 mod observe;
