@@ -11,6 +11,7 @@
 
 mod follow;
 mod item;
+mod lines;
 mod resource;
 mod ring;
 mod watcher;

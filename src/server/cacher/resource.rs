@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::store::Revision;
 
 use super::item::Item;
+use super::lines::Lines;
 use super::ring::{Event, Expired, Ring};
 
 /// All objects of one resource.
@@ -19,6 +20,8 @@ pub(super) struct ResourceCache {
     state: RwLock<State>,
     /// Wakes watchers; carries the revision of the last event.
     changed: watch::Sender<Revision>,
+    /// What watchers were told last.
+    pub(super) lines: Lines,
 }
 
 #[derive(Debug)]
@@ -99,6 +102,7 @@ impl ResourceCache {
                 ring: Ring::new(complete_after),
             }),
             changed: watch::Sender::new(Revision(0)),
+            lines: Lines::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::store::Revision;
@@ -62,6 +63,11 @@ impl Watcher {
         self.position += events.len() as u64;
         events.retain(|event| event.revision > self.after);
         Ok(events)
+    }
+
+    /// Bytes made of an event, the same for every watcher that asks for this `form` of it.
+    pub fn line(&self, event: &Arc<Event>, form: u8, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.cache.lines.get(event, form, make)
     }
 
     /// The revision up to which everything was delivered, where nothing is waiting.

@@ -5,6 +5,7 @@
 //! reads slowly holds back nobody and needs no queue; when it loses its place it gets the ERROR
 //! event 410 and lists again.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::api::options::ListOptions;
 use crate::api::status::ApiError;
@@ -61,7 +62,12 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
     };
     let start = start(core, call, &options).await?;
     let now = Instant::now();
-    let watch = Watch {
+    // Watches that were opened together do not get their bookmarks together.
+    let next_bookmark = now + BOOKMARK_EVERY.mul_f64(0.8 + 0.2 * core.rng.fraction());
+    let ends = now + life;
+    let bookmarks = options.allow_watch_bookmarks;
+    // In a box: there may be very many watches, and what runs them would hold it several times.
+    let watch = Box::new(Watch {
         start,
         watcher: None,
         lines: Lines {
@@ -69,12 +75,14 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
             filter,
             columns: true,
         },
-        bookmarks: options.allow_watch_bookmarks,
-        ends: now + life,
-        // Watches that were opened together do not get their bookmarks together.
-        next_bookmark: now + BOOKMARK_EVERY.mul_f64(0.8 + 0.2 * core.rng.fraction()),
-        cancelled: core.tasks.cancelled(),
-    };
+        ends,
+        alarm: Box::pin(sleep_until(if bookmarks {
+            ends.min(next_bookmark)
+        } else {
+            ends
+        })),
+        cancelled: Box::pin(core.tasks.cancelled().cancelled_owned()),
+    });
     let frames = stream::unfold(watch, |mut watch| async move {
         let chunk = watch.next().await?;
         Some((Ok(http_body::Frame::data(chunk)), watch))
@@ -136,10 +144,10 @@ struct Watch {
     start: Start,
     watcher: Option<Watcher>,
     lines: Lines,
-    bookmarks: bool,
     ends: Instant,
-    next_bookmark: Instant,
-    cancelled: CancellationToken,
+    /// The next bookmark, or the end. Kept over events: to set a timer is dearer than an event.
+    alarm: Pin<Box<Sleep>>,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Watch {
@@ -147,11 +155,11 @@ impl Watch {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             let chunk = match self.begin() {
-                Some(chunk) => chunk,
+                Some(chunk) => chunk.freeze(),
                 None => self.follow().await?,
             };
             if !chunk.is_empty() {
-                return Some(chunk.freeze());
+                return Some(chunk);
             }
         }
     }
@@ -194,26 +202,24 @@ impl Watch {
     }
 
     /// Events, or a bookmark; `None`: the watch is over.
-    async fn follow(&mut self) -> Option<BytesMut> {
+    async fn follow(&mut self) -> Option<Bytes> {
         let watcher = self.watcher.as_mut()?;
         let mut chunk = BytesMut::new();
-        let bookmarks = self.bookmarks;
         tokio::select! {
             biased;
-            () = self.cancelled.cancelled() => return None,
-            () = tokio::time::sleep_until(self.ends) => return None,
-            () = tokio::time::sleep_until(self.next_bookmark), if bookmarks => {
-                self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+            () = &mut self.cancelled => return None,
+            () = &mut self.alarm => {
+                let now = Instant::now();
+                if now >= self.ends {
+                    return None;
+                }
+                self.alarm.as_mut().reset(self.ends.min(now + BOOKMARK_EVERY));
                 if let Some(revision) = watcher.progress() {
                     self.lines.bookmark(&mut chunk, revision, false);
                 }
             }
             events = watcher.next(EVENTS_PER_CHUNK_MAX) => match events {
-                Ok(events) => {
-                    for event in &events {
-                        self.lines.event(&mut chunk, event);
-                    }
-                }
+                Ok(events) => return Some(self.lines.events(watcher, &events)),
                 Err(_) => {
                     let error = ApiError::expired("too old resource version: the watch fell behind");
                     self.lines.error(&mut chunk, &error);
@@ -221,7 +227,7 @@ impl Watch {
                 }
             },
         }
-        Some(chunk)
+        Some(chunk.freeze())
     }
 }
 
@@ -234,16 +240,39 @@ struct Lines {
 }
 
 impl Lines {
+    /// A single event in its plain form, as most are, is the same bytes for all watchers.
+    fn events(&mut self, watcher: &Watcher, events: &[Arc<Event>]) -> Bytes {
+        let output = self.renderer.output;
+        let is_shared = self.renderer.is_plain() && output.encoding == Encoding::Json;
+        let mut chunk = BytesMut::new();
+        for event in events {
+            let Some(what) = self.what(event) else {
+                continue;
+            };
+            if is_shared && events.len() == 1 {
+                return watcher.line(event, what as u8, || {
+                    let mut chunk = BytesMut::new();
+                    line(&mut chunk, what.name(), &what.object(event));
+                    chunk.freeze()
+                });
+            }
+            self.object(&mut chunk, what.name(), &what.object(event));
+        }
+        chunk.freeze()
+    }
+
     /// What the event is for this client's selectors: an object that begins to match is added, one
     /// that ceases to is deleted.
-    fn event(&mut self, out: &mut BytesMut, event: &Event) {
-        let now = event.item.as_ref().filter(|i| self.filter.matches(i));
-        let before = event.previous.as_ref().filter(|i| self.filter.matches(i));
-        match (now, before) {
-            (Some(item), None) => self.object(out, "ADDED", item.bytes()),
-            (Some(item), Some(_)) => self.object(out, "MODIFIED", item.bytes()),
-            (None, Some(item)) => self.object(out, "DELETED", &item.bytes_at(event.revision)),
-            (None, None) => {}
+    fn what(&self, event: &Event) -> Option<What> {
+        let matches = |item: &Option<Arc<Item>>| {
+            let item = item.as_ref();
+            item.is_some_and(|item| self.filter.matches(item))
+        };
+        match (matches(&event.item), matches(&event.previous)) {
+            (true, false) => Some(What::Added),
+            (true, true) => Some(What::Modified),
+            (false, true) => Some(What::Deleted),
+            (false, false) => None,
         }
     }
 
@@ -281,6 +310,34 @@ impl Lines {
 
     fn error(&self, out: &mut BytesMut, error: &ApiError) {
         out.put_slice(&watch::error(error));
+    }
+}
+
+/// What an event is for one client.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            What::Added => "ADDED",
+            What::Modified => "MODIFIED",
+            What::Deleted => "DELETED",
+        }
+    }
+
+    /// The object it shows: as it is now, or, of one that went, as it was.
+    fn object(self, event: &Event) -> Bytes {
+        let (now, before) = (event.item.as_ref(), event.previous.as_ref());
+        match self {
+            What::Added | What::Modified => now.map(|item| item.bytes().clone()),
+            What::Deleted => before.map(|item| item.bytes_at(event.revision)),
+        }
+        .unwrap_or_default()
     }
 }
 
