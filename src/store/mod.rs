@@ -223,6 +223,12 @@ pub trait Store: Send + Sync + 'static {
     /// The value of `key` now, and the revision it was read at.
     async fn get(&self, key: &[u8]) -> Result<(Option<KeyValue>, Revision)>;
 
+    /// Whether the last change of `key` is the one of `revision`, as far as the store knows without
+    /// reading: `false` may also mean that it would have to.
+    fn is_current(&self, _key: &[u8], _revision: Revision) -> bool {
+        false
+    }
+
     /// Keys of `range` in order as they were `at` a revision (`None`: now), at most `limit`
     /// (`None`: all).
     ///

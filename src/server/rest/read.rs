@@ -36,12 +36,24 @@ pub(super) fn revision(field: &str, text: &str) -> Result<Option<Revision>, ApiE
 }
 
 impl Core {
+    /// The object as it is cached, where that is how it is now.
+    fn cached(&self, def: &ResourceDef, key: &str) -> Option<Arc<Item>> {
+        let item = self.cacher.get(&def.storage, key)?;
+        let stored_key = keys::object(&def.storage, key);
+        self.store
+            .is_current(&stored_key, item.revision)
+            .then_some(item)
+    }
+
     /// The object as it is now.
     pub(super) async fn fresh(
         &self,
         def: &ResourceDef,
         key: &str,
     ) -> Result<Option<Arc<Item>>, ApiError> {
+        if let Some(item) = self.cached(def, key) {
+            return Ok(Some(item));
+        }
         let fail = |error| errors::storage(error, def, key);
         let current = self.store.current().await;
         if self.cacher.applied() >= current.map_err(|e| fail(e.into()))? {
@@ -64,6 +76,10 @@ impl Core {
         key: &str,
     ) -> Result<Option<Stored>, ApiError> {
         let fail = |error: storage::Error| errors::storage(error, def, key);
+        if let Some(item) = self.cached(def, key) {
+            let (object, revision) = (item.object().map_err(fail)?, item.revision);
+            return Ok(Some(Stored { object, revision }));
+        }
         let read = self.store.get(&keys::object(&def.storage, key)).await;
         let (Some(stored), _) = read.map_err(|e| fail(e.into()))? else {
             return Ok(None);
