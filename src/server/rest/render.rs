@@ -8,8 +8,9 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::api::object::Object;
 use crate::api::status::ApiError;
@@ -48,14 +49,14 @@ impl Renderer {
             Form::Object => json,
             Form::Metadata(version) => partial_metadata(version, metadata(&json)?).into(),
             Form::Table(version) => {
-                let object = parse(&json)?;
+                let row = Row::of(&json)?;
                 let meta = ListMeta {
-                    resource_version: object.resource_version().to_owned(),
+                    resource_version: row.object.resource_version().to_owned(),
                     ..ListMeta::default()
                 };
                 let columns = columns.then_some(self.def.rules.kind().columns);
                 let mut table = TableWriter::new(version, &meta, columns);
-                self.push_row(&mut table, version, &json, &object)?;
+                self.push_row(&mut table, version, &json, &row);
                 table.finish().into()
             }
         })
@@ -83,27 +84,18 @@ impl Renderer {
         let mut table = TableWriter::new(version, meta, Some(self.def.rules.kind().columns));
         for bytes in stored {
             let json = self.versioned(bytes)?;
-            self.push_row(&mut table, version, &json, &parse(&json)?)?;
+            self.push_row(&mut table, version, &json, &Row::of(&json)?);
         }
         Ok(table.finish().into())
     }
 
-    fn push_row(
-        &self,
-        table: &mut TableWriter,
-        version: &str,
-        json: &Bytes,
-        object: &Object,
-    ) -> Result<(), ApiError> {
-        let cells = (self.def.rules.kind().cells)(object, self.now);
+    fn push_row(&self, table: &mut TableWriter, version: &str, json: &Bytes, row: &Row<'_>) {
+        let cells = (self.def.rules.kind().cells)(&row.object, self.now);
         match self.output.include {
             Include::None => table.push(&cells, &[]),
-            Include::Metadata => {
-                table.push(&cells, &partial_metadata(version, metadata(json)?));
-            }
+            Include::Metadata => table.push(&cells, &partial_metadata(version, row.metadata)),
             Include::Object => table.push(&cells, json),
         }
-        Ok(())
     }
 
     /// The JSON of a stored object in the version of the request.
@@ -181,6 +173,90 @@ fn metadata(json: &[u8]) -> Result<&[u8], ApiError> {
     Ok(head.metadata.get().as_bytes())
 }
 
+/// What a row of a Table is made of, read in one pass.
+struct Row<'a> {
+    /// Without `managedFields`, which no cell shows and which are much of a small object.
+    object: Object,
+    /// The whole text of `metadata`.
+    metadata: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    fn of(json: &'a [u8]) -> Result<Self, ApiError> {
+        let Parts { object, metadata } =
+            serde_json::from_slice(json).map_err(ApiError::internal)?;
+        let metadata = metadata.map_or("{}", RawValue::get).as_bytes();
+        Ok(Row {
+            object: Object(object),
+            metadata,
+        })
+    }
+}
+
+struct Parts<'a> {
+    object: Map<String, Value>,
+    metadata: Option<&'a RawValue>,
+}
+
+impl<'de> Deserialize<'de> for Parts<'de> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Parts<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let (mut object, mut metadata) = (Map::new(), None);
+                while let Some(field) = map.next_key::<String>()? {
+                    if field == "metadata" {
+                        let text: &RawValue = map.next_value()?;
+                        let Light(fields) =
+                            serde_json::from_str(text.get()).map_err(A::Error::custom)?;
+                        object.insert(field, Value::Object(fields));
+                        metadata = Some(text);
+                    } else {
+                        object.insert(field, map.next_value()?);
+                    }
+                }
+                Ok(Parts { object, metadata })
+            }
+        }
+        json.deserialize_map(Fields)
+    }
+}
+
+/// A map without `managedFields`.
+struct Light(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Light {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Light;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Light, A::Error> {
+                let mut fields = Map::new();
+                while let Some(field) = map.next_key::<String>()? {
+                    if field == "managedFields" {
+                        map.next_value::<IgnoredAny>()?;
+                    } else {
+                        fields.insert(field, map.next_value()?);
+                    }
+                }
+                Ok(Light(fields))
+            }
+        }
+        json.deserialize_map(Fields)
+    }
+}
+
 /// JSON in another encoding.
 pub(super) fn encode(json: Bytes, encoding: Encoding) -> Result<Bytes, ApiError> {
     if encoding == Encoding::Json {
@@ -211,4 +287,22 @@ pub(super) fn respond(status: StatusCode, encoding: Encoding, body: Body) -> Res
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_shows_all_but_the_managed_fields_and_carries_all() {
+        let metadata = r#"{"name":"a","managedFields":[{"manager":"m"}],"labels":{"k":"v"}}"#;
+        let json = format!(r#"{{"kind":"X","data":{{"metadata":"d"}},"metadata":{metadata}}}"#);
+        let row = Row::of(json.as_bytes()).unwrap();
+        assert_eq!(row.metadata, metadata.as_bytes());
+        let shown = serde_json::json!({
+            "kind": "X", "data": {"metadata": "d"},
+            "metadata": {"name": "a", "labels": {"k": "v"}},
+        });
+        assert_eq!(row.object.into_value(), shown);
+    }
 }
