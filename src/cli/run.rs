@@ -25,7 +25,7 @@ use crate::util::backoff::Backoff;
 use crate::util::clock::Clock;
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
-use crate::util::{errors, signal};
+use crate::util::{errors, memory, signal};
 
 /// How long everything may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -323,6 +323,7 @@ fn part_name(part: Part) -> &'static str {
 
 /// Runs `work` to its end with a group of tasks, and ends the group.
 fn run(work: impl AsyncFnOnce(&Tasks) -> Result<(), Failure>) -> Result<(), Failure> {
+    memory::use_small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Result};
 use crate::util::backoff::Backoff;
 use crate::util::errors::OrLog;
+use crate::util::memory;
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
 
@@ -138,7 +139,8 @@ fn spawn(config: &ManagedConfig) -> Result<Child> {
     let copy = log
         .try_clone()
         .map_err(|error| failed(&error.to_string()))?;
-    let child = Command::new(&config.program)
+    let mut command = Command::new(&config.program);
+    command
         .arg("--config")
         .arg(config.config_file())
         .stdin(Stdio::null())
@@ -146,16 +148,15 @@ fn spawn(config: &ManagedConfig) -> Result<Child> {
         .stderr(copy)
         .current_dir("/")
         // A Ctrl-C at our terminal is for us; we end it in our order.
-        .process_group(0)
-        .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => failed(&format!(
-                "`{}` is not in PATH: install it (Debian: apt install containerd runc) or name a \
+        .process_group(0);
+    let child = memory::with_any_pages(|| command.spawn()).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => failed(&format!(
+            "`{}` is not in PATH: install it (Debian: apt install containerd runc) or name a \
                  running one with --containerd",
-                config.program.display()
-            )),
-            _ => failed(&error.to_string()),
-        })?;
+            config.program.display()
+        )),
+        _ => failed(&error.to_string()),
+    })?;
     if let Some(pid) = child.id() {
         crate::util::fs::write_atomic(&config.pid_file(), pid.to_string().as_bytes(), 0o600)
             .ok_or_log("write containerd's pid file");

@@ -8,6 +8,7 @@ pub mod frames;
 pub mod fs;
 pub mod gzip;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod net;
 pub mod rng;
