@@ -20,8 +20,9 @@ use crate::store::journal::{self, Journal, disk::Disk};
 use crate::store::snapshot;
 use crate::store::{KeyRange, Result, Revision};
 
-/// Bytes of one batch, about.
-const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of one batch, about. The database keeps every page it replaces until the batch is over, so
+/// a large one holds many times its size.
+const BATCH_BYTES: usize = 128 << 10;
 /// Removed versions of one batch.
 const DROPS_PER_BATCH: usize = 4096;
 /// Keys of an image read at once.
