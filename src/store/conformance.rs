@@ -40,6 +40,7 @@ cases![
     preconditions_that_fail_change_nothing_and_tell_what_is_there,
     a_transaction_is_one_revision_for_all_its_keys,
     deleting_what_is_absent_is_not_a_change,
+    only_the_newest_state_of_a_key_is_current,
     a_key_written_twice_in_a_transaction_is_refused,
     a_range_is_ordered_limited_and_counts_the_rest,
     a_range_at_an_old_revision_sees_the_old_state,
@@ -316,6 +317,15 @@ async fn deleting_what_is_absent_is_not_a_change(case: Case) {
     let mut watched = case.watch(before).await;
     case.put("b", "2").await;
     assert_eq!(watched.read(1).await, "+b=2");
+}
+
+async fn only_the_newest_state_of_a_key_is_current(case: Case) {
+    let key = case.key("a");
+    let first = case.put("a", "1").await;
+    let second = case.put("a", "2").await;
+    assert!(!case.store.is_current(&key, first));
+    case.delete("a").await;
+    assert!(!case.store.is_current(&key, second));
 }
 
 async fn a_key_written_twice_in_a_transaction_is_refused(case: Case) {

@@ -188,6 +188,10 @@ impl Host {
     }
 
     /// Runs `work` on a thread that is on this host, as are the threads and programs it starts.
+    #[allow(
+        dead_code,
+        reason = "tests run programs on a host; the bench does not only"
+    )]
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = fs::File::open(format!("/run/netns/{}", self.namespace)).unwrap();
         let enter = || {
