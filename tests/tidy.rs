@@ -46,12 +46,12 @@ const IMPORTS: &[(&str, &str)] = &[
     (
         "server::admission",
         "api client store util server::request server::registry server::storage server::cacher \
-         server::authz server::admission",
+         server::authz server::webhook server::admission",
     ),
     (
         "server::rest",
         "api client store util server::request server::registry server::storage server::cacher \
-         server::admission server::alloc server::rest",
+         server::admission server::alloc server::authz server::webhook server::rest",
     ),
     (
         "server::review",

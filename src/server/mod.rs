@@ -55,7 +55,6 @@ use crate::util::tasks::Tasks;
 
 use authn::Authn;
 use authn::service_account::Tokens;
-use authz::Authz;
 use config::Config;
 use datastore::Kept;
 use http::health::Health;
@@ -69,6 +68,7 @@ use registry::Registry;
 use request::User;
 use rest::{Rest, RestConfig};
 use servers::Servers;
+use webhook::Webhooks;
 
 pub use error::Error;
 
@@ -234,7 +234,10 @@ impl Server {
         );
         let tunnels = opened.tunnels.clone();
         let nodes = NodeProxy::new(cacher.clone(), tunnels.clone(), rng.clone(), tasks);
-        let authz = Arc::new(Authz::new(cacher));
+        let dial = Arc::new(tunnels.clone());
+        let webhooks = Webhooks::new(cacher, dial, rng.clone(), tasks);
+        opened.rest.set_webhooks(webhooks);
+        let authz = Arc::clone(opened.rest.authz());
         opened.rest.set_permission(Arc::clone(&authz) as _);
         Ok(Handler::new(Parts {
             authn: Arc::new(authn),

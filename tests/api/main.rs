@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
+mod admission;
 mod deletion;
 mod kinds_extension;
 mod nodes;

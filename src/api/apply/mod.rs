@@ -16,6 +16,7 @@ pub mod fields;
 mod last_applied;
 mod managed;
 mod merge;
+mod overlay;
 mod read;
 mod schema;
 
@@ -32,6 +33,7 @@ use fields::{Path, Set};
 use managed::{Id, Managed, Operation};
 use schema::Node;
 
+pub use overlay::overlay;
 pub use read::read;
 
 /// Who writes, when, to what.

@@ -1,14 +1,15 @@
 //! Other objects, for plugins: from the cache, and from the store where the cache does not have
 //! them yet.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
 use crate::api::status::ApiError;
 use crate::server::cacher::{Cacher, Item};
-use crate::server::registry::Registry;
+use crate::server::registry::{Registry, Snapshot};
 use crate::server::storage::keys;
+use crate::server::webhook::Webhooks;
 use crate::store::{Revision, Store};
 use crate::util::errors::chain;
 
@@ -18,6 +19,8 @@ pub(crate) struct Lookup {
     cacher: Cacher,
     store: Arc<dyn Store>,
     registry: Arc<Registry>,
+    /// Set once connections can be made.
+    webhooks: Arc<OnceLock<Webhooks>>,
 }
 
 impl Lookup {
@@ -26,6 +29,7 @@ impl Lookup {
             cacher,
             store,
             registry,
+            webhooks: Arc::default(),
         }
     }
 
@@ -47,6 +51,21 @@ impl Lookup {
     /// Changes whenever an object of the resource does.
     pub(super) fn changes(&self, storage: &str) -> watch::Receiver<Revision> {
         self.cacher.changes(storage)
+    }
+
+    /// The table of resources, now.
+    pub(super) fn table(&self) -> Arc<Snapshot> {
+        self.registry.snapshot()
+    }
+
+    /// The cache itself.
+    pub(super) fn cacher(&self) -> &Cacher {
+        &self.cacher
+    }
+
+    /// What calls webhooks.
+    pub(super) fn webhooks(&self) -> Arc<OnceLock<Webhooks>> {
+        Arc::clone(&self.webhooks)
     }
 
     /// Where everything is, for who must be exact.

@@ -1,18 +1,30 @@
 //! What a write must pass beyond its own validity: plugins that look at other objects, fill in
 //! fields, or refuse. Each plugin is a file and knows no other; [`Chain`] has their order.
 
+mod cel;
 mod chain;
+mod claim_resize;
 mod compiled;
+mod default_class;
 mod default_tolerations;
 mod limit_ranger;
 mod lookup;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod notes;
+mod owner_references;
 mod pod_security;
+mod policy;
 mod priority;
+mod rbac_escalation;
 mod resource_quota;
+mod review;
+mod runtime_class;
 mod service_account;
+#[cfg(test)]
+mod testing;
+mod webhook;
 
 use async_trait::async_trait;
 
@@ -32,6 +44,20 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    /// A stream or proxy is opened; the object is its options.
+    Connect,
+}
+
+impl Operation {
+    /// As configurations and reviews spell it.
+    fn name(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
 }
 
 /// What plugins know of a write besides the new object.
@@ -51,13 +77,10 @@ pub(crate) struct Attributes<'a> {
     /// Whether nothing is to be written in the end.
     pub(crate) dry_run: bool,
     /// The request this is part of.
-    #[expect(dead_code, reason = "webhooks are told it")]
     pub(crate) info: &'a RequestInfo,
     /// Its query, with its options.
-    #[expect(dead_code, reason = "webhooks are told it")]
     pub(crate) query: &'a str,
     /// The options of a delete.
-    #[expect(dead_code, reason = "webhooks are told it")]
     pub(crate) delete: Option<&'a DeleteOptions>,
     /// What is said beside the verdict.
     pub(crate) notes: &'a Notes,
@@ -76,7 +99,8 @@ impl Attributes<'_> {
 
     /// Whether the object itself is created or updated.
     fn is_put(&self) -> bool {
-        self.operation != Operation::Delete && self.subresource.is_empty()
+        matches!(self.operation, Operation::Create | Operation::Update)
+            && self.subresource.is_empty()
     }
 
     /// 403; `why` is the text after `is forbidden: `.

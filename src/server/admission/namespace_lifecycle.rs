@@ -26,7 +26,7 @@ impl Plugin for NamespaceLifecycle {
     fn concerns(&self, attributes: &Attributes<'_>) -> bool {
         match attributes.operation {
             Operation::Create => !attributes.namespace.is_empty(),
-            Operation::Update => false,
+            Operation::Update | Operation::Connect => false,
             Operation::Delete => attributes.is_core("namespaces"),
         }
     }

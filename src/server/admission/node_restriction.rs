@@ -165,8 +165,9 @@ fn pod(attributes: &Attributes<'_>, node: &str, object: Option<&Object>) -> Resu
             }
             Ok(())
         }
-        Operation::Update => Err(format!(
-            "unexpected operation \"UPDATE\", node \"{node}\" can only create and delete mirror pods"
+        Operation::Update | Operation::Connect => Err(format!(
+            "unexpected operation \"{}\", node \"{node}\" can only create and delete mirror pods",
+            attributes.operation.name()
         )),
     }
 }

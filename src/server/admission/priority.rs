@@ -20,6 +20,19 @@ impl Priority {
         Self { lookup }
     }
 
+    /// Name, value and preemption policy of the class that Pods without one have: of several marked
+    /// so, the one of the lowest value, as upstream.
+    fn default_class(&self) -> Option<(String, i64, String)> {
+        let classes = self.lookup.all(STORAGE);
+        let classes = classes.iter().filter_map(|item| item.object().ok());
+        let marked = classes.filter(|class| class.field("globalDefault") == true);
+        let read = marked.map(|class| {
+            let (value, policy) = of(&class);
+            (class.name().to_owned(), value, policy)
+        });
+        read.min_by_key(|(_, value, _)| *value)
+    }
+
     /// Value and preemption policy of a class.
     async fn class(&self, name: &str) -> Result<Option<(i64, String)>, ApiError> {
         let system = match name {
@@ -34,13 +47,18 @@ impl Priority {
             return Ok(None);
         };
         let class = item.object().map_err(ApiError::internal)?;
-        let value = class.0.get("value").and_then(Value::as_i64).unwrap_or(0);
-        let policy = match class.text_at(&["preemptionPolicy"]) {
-            "" => DEFAULT_PREEMPTION,
-            policy => policy,
-        };
-        Ok(Some((value, policy.to_owned())))
+        Ok(Some(of(&class)))
     }
+}
+
+/// Value and preemption policy.
+fn of(class: &Object) -> (i64, String) {
+    let value = class.field("value").as_i64().unwrap_or(0);
+    let policy = match class.text_at(&["preemptionPolicy"]) {
+        "" => DEFAULT_PREEMPTION,
+        policy => policy,
+    };
+    (value, policy.to_owned())
 }
 
 #[async_trait]
@@ -58,7 +76,16 @@ impl Plugin for Priority {
             return Ok(());
         }
         let name = object.text_at(&["spec", "priorityClassName"]).to_owned();
-        let (value, policy) = if name.is_empty() {
+        let default = if name.is_empty() {
+            self.default_class()
+        } else {
+            None
+        };
+        let (value, policy) = if let Some((name, value, policy)) = default {
+            let spec = child_mut(&mut object.0, "spec");
+            spec.insert("priorityClassName".into(), name.into());
+            (value, policy)
+        } else if name.is_empty() {
             (0, DEFAULT_PREEMPTION.to_owned())
         } else {
             self.class(&name).await?.ok_or_else(|| {

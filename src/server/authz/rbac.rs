@@ -111,9 +111,14 @@ impl Rule {
     /// Whether everything `other` allows is allowed by one of `owned`
     /// (`k8s.io/component-helpers/auth/rbac/validation.Covers`, for one rule).
     pub fn is_covered_by(&self, owned: &[Rule]) -> bool {
-        self.pieces()
-            .iter()
-            .all(|piece| owned.iter().any(|rule| rule.covers(piece)))
+        self.uncovered(owned).is_empty()
+    }
+
+    /// What of it none of `owned` allows, in pieces of one verb, group, resource, name or path.
+    pub fn uncovered(&self, owned: &[Rule]) -> Vec<Rule> {
+        let mut pieces = self.pieces();
+        pieces.retain(|piece| !owned.iter().any(|rule| rule.covers(piece)));
+        pieces
     }
 
     /// The rule split so that each piece has one verb, group, resource, name or path.

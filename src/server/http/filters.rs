@@ -144,6 +144,8 @@ impl Inner {
     ) -> Result<Response<Body>, ApiError> {
         let open = stream::Open::new(self.observed.open(info));
         let response = if route::leads_to_node(info) {
+            let query = request.uri().query().unwrap_or_default();
+            self.parts.rest.admit(info, &user, query).await?;
             self.parts.nodes.handle(info.clone(), user, request).await?
         } else {
             self.parts.rest.handle(info.clone(), user, request).await?

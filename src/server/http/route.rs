@@ -20,6 +20,9 @@ pub trait Upstream: Send + Sync + 'static {
         user: User,
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError>;
+
+    /// Asks admission about a stream or proxy that is about to be opened elsewhere.
+    async fn admit(&self, info: &RequestInfo, user: &User, query: &str) -> Result<(), ApiError>;
 }
 
 /// Reads `RequestInfo` off a request line. `None`: a path that starts like a resource and is not

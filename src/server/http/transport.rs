@@ -24,6 +24,15 @@ impl Upstream for Rest {
     ) -> std::result::Result<Response<Body>, ApiError> {
         Rest::handle(self, info, user, request).await
     }
+
+    async fn admit(
+        &self,
+        info: &RequestInfo,
+        user: &User,
+        query: &str,
+    ) -> std::result::Result<(), ApiError> {
+        self.connect(info, user, query).await
+    }
 }
 
 /// Requests as `user` through every filter but authentication.

@@ -110,6 +110,10 @@ impl Upstream for NodeProxy {
     ) -> Result<Response<Body>, ApiError> {
         NodeProxy::handle(self, info, request).await
     }
+
+    async fn admit(&self, _: &RequestInfo, _: &User, _: &str) -> Result<(), ApiError> {
+        Ok(())
+    }
 }
 
 impl TunnelAcceptor for Tunnels {

@@ -10,6 +10,7 @@
 //! that changes nothing. A read without `resourceVersion` sees every write answered before it.
 
 mod call;
+mod connect;
 mod create;
 mod delete;
 mod delete_collection;
@@ -37,9 +38,11 @@ use crate::api::status::ApiError;
 use crate::client::Body;
 use crate::server::admission::{Chain, Lookup};
 use crate::server::alloc::Alloc;
+use crate::server::authz::Authz;
 use crate::server::cacher::Cacher;
 use crate::server::registry::Registry;
 use crate::server::request::{RequestInfo, User};
+use crate::server::webhook::Webhooks;
 use crate::store::{self, Store};
 use crate::util::clock::Clock;
 use crate::util::rng::Rng;
@@ -135,6 +138,16 @@ impl Rest {
     /// The cache, for who decides by what is stored.
     pub fn cacher(&self) -> &Cacher {
         &self.core.cacher
+    }
+
+    /// Who says what users may do.
+    pub(crate) fn authz(&self) -> &Arc<Authz> {
+        self.core.admission.authz()
+    }
+
+    /// Says how webhooks are called. Counts once.
+    pub(crate) fn set_webhooks(&self, webhooks: Webhooks) {
+        self.core.admission.set_webhooks(webhooks);
     }
 
     /// Says who is asked whether a user may do more than the request itself says. Counts once.

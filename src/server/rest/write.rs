@@ -19,6 +19,23 @@ use super::{Core, errors, render};
 /// How long Events are kept, as upstream.
 const EVENT_TTL: Duration = Duration::from_secs(3600);
 
+/// How long an answer waits for the cache.
+const SHOWN_MAX: Duration = Duration::from_secs(1);
+/// Storage folders, beside two groups, of what admission goes by.
+const DECIDING: &[&str] = &[
+    "limitranges",
+    "namespaces",
+    "resourcequotas",
+    "ingressclasses.networking.k8s.io",
+    "priorityclasses.scheduling.k8s.io",
+    "runtimeclasses.node.k8s.io",
+    "storageclasses.storage.k8s.io",
+];
+const DECIDING_GROUPS: &[&str] = &[
+    ".admissionregistration.k8s.io",
+    ".rbac.authorization.k8s.io",
+];
+
 /// One object on its way into the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target<'a> {
@@ -130,7 +147,10 @@ impl Core {
             Some(reservation) => self.settle(txn, reservation).await,
         };
         match done {
-            (Ok(revision), _) => Ok(Ok(revision)),
+            (Ok(revision), _) => {
+                self.show(target.def, revision).await;
+                Ok(Ok(revision))
+            }
             (Err(store::Error::Conflict { key, current }), reservation) => {
                 let is_allocation = reservation.is_some_and(|mut r| r.lost(&key));
                 Ok(Err(match is_allocation {
@@ -142,6 +162,15 @@ impl Core {
                 let error = storage::Error::Store(error);
                 Err(errors::storage(error, target.def, target.name))
             }
+        }
+    }
+
+    /// What decides about other requests decides from the answer on: who makes a policy and then an
+    /// object has it judged. The cache is a moment behind the store, so it is waited for.
+    async fn show(&self, def: &ResourceDef, revision: Revision) {
+        if decides(&def.storage) {
+            // Not in time: then it decides a moment later, as with any other cache.
+            let _ = self.cacher.wait_for(revision, SHOWN_MAX).await;
         }
     }
 
@@ -184,6 +213,11 @@ impl Core {
         }
         self.alloc.reserve(object, old).map(Some)
     }
+}
+
+/// Whether objects of a folder decide about other requests.
+fn decides(storage: &str) -> bool {
+    DECIDING.contains(&storage) || DECIDING_GROUPS.iter().any(|group| storage.ends_with(group))
 }
 
 /// What is worthless after a crash, or will be written again within seconds, does not wait for the

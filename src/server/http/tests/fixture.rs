@@ -325,6 +325,10 @@ struct Verbs {
 
 #[async_trait]
 impl Upstream for Verbs {
+    async fn admit(&self, _: &RequestInfo, _: &User, _: &str) -> Result<(), ApiError> {
+        Ok(())
+    }
+
     async fn handle(
         &self,
         info: RequestInfo,
