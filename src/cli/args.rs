@@ -240,7 +240,7 @@ pub struct NodeArgs {
 #[derive(Args, Clone, Debug)]
 pub struct TargetArgs {
     /// kubeconfig of an administrator [default: $KUBECONFIG, else /etc/orch/kubeconfig.yaml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub kubeconfig: Option<PathBuf>,
 }
 
@@ -251,7 +251,12 @@ pub struct TokenArgs {
     #[command(subcommand)]
     pub verb: Option<TokenVerb>,
     /// The server's data folder
-    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/orch")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "/var/lib/orch",
+        global = true
+    )]
     pub data_dir: PathBuf,
     #[command(flatten)]
     pub target: TargetArgs,

@@ -9,8 +9,8 @@ use anyhow::{Context, anyhow};
 
 use super::args::NodeArgs;
 use super::{Failure, usage};
-use crate::agent::sys::address;
 use crate::api::{name, quantity::Quantity};
+use crate::util::net;
 
 /// Where a distribution's containerd listens.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
@@ -102,7 +102,7 @@ pub(crate) fn ipv4(flag: &str, text: &str) -> Result<Ipv4Addr, Failure> {
 pub(crate) fn address_or_own(flag: &str, given: Option<&str>) -> Result<Ipv4Addr, Failure> {
     match given {
         Some(text) => ipv4(flag, text),
-        None => Ok(address::of_this_machine().context("find this machine's address")?),
+        None => Ok(net::default_address().context("find this machine's address")?),
     }
 }
 

@@ -14,7 +14,6 @@ use super::{Failure, node, peers, usage};
 use crate::agent::http::NodeApi;
 use crate::agent::node::register;
 use crate::agent::servers::{self, Servers};
-use crate::agent::sys::address;
 use crate::agent::tunnel;
 use crate::client::https::HttpsTransport;
 use crate::client::{Client, Patch, Transport};
@@ -254,7 +253,7 @@ fn server_config(args: ServerArgs) -> Result<Config, Failure> {
     } = node;
     let options = Options {
         data_dir,
-        advertise_address: own_address(advertise_address.or(node_ip), &bind_address)?,
+        advertise_address: advertise_address.or(node_ip),
         bind_address,
         https_listen_port,
         tls_san,
@@ -279,15 +278,6 @@ fn server_config(args: ServerArgs) -> Result<Config, Failure> {
             .collect(),
     };
     Config::check(options).map_err(usage)
-}
-
-/// What was asked for; else, for a server that listens everywhere, the machine's own address.
-fn own_address(given: Option<String>, bind_address: &str) -> Result<Option<String>, Failure> {
-    if given.is_some() || bind_address != "0.0.0.0" {
-        return Ok(given);
-    }
-    let own = address::of_this_machine().context("find this machine's address")?;
-    Ok(Some(own.to_string()))
 }
 
 fn token_of(

@@ -1,16 +1,22 @@
 //! `orch snapshot`: the datastore at one revision, to and from a file.
+//!
+//! What a server sends is written as it comes, under another name, and gets its own only after all
+//! of it was checked: a file that exists is whole.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use http::Method;
+use http_body_util::BodyExt;
 
 use super::args::{SnapshotArgs, SnapshotVerb, TargetArgs};
 use super::{Failure, output, target};
-use crate::client::Call;
+use crate::client::{Call, Client};
 use crate::store::snapshot::{self, Info};
 use crate::util::clock::Clock;
-use crate::util::fs::write_atomic;
 
 /// Where a running server gives its datastore to an administrator.
 const PATH: &str = "/orch/v1/snapshot";
@@ -33,11 +39,9 @@ fn save(data_dir: &Path, file: Option<PathBuf>, args: &TargetArgs) -> Result<(),
         Clock::system().now().strftime("%Y%m%dT%H%M%SZ")
     );
     let file = file.unwrap_or_else(|| data_dir.join("server/snapshots").join(name));
-    let bytes = target::with_client(args, |client| async move {
-        Ok(client.call(Call::new(Method::GET, PATH)).await?)
-    })?;
-    write_atomic(&file, &bytes, 0o600).with_context(|| format!("write `{}`", file.display()))?;
-    let info = snapshot::inspect(&file)?;
+    let part = Part::create(&file)?;
+    let part = target::with_client(args, |client| async move { receive(&client, part).await })?;
+    let info = part.finish()?;
     output::line(format_args!(
         "saved {} keys at revision {} to {}",
         info.keys,
@@ -47,13 +51,73 @@ fn save(data_dir: &Path, file: Option<PathBuf>, args: &TargetArgs) -> Result<(),
     Ok(())
 }
 
+async fn receive(client: &Client, mut part: Part) -> Result<Part, Failure> {
+    let mut body = client.open(Call::new(Method::GET, PATH)).await?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| anyhow!(error).context("receive the snapshot"))?;
+        if let Some(bytes) = frame.data_ref() {
+            let written = part.file.write_all(bytes);
+            written.with_context(|| format!("write `{}`", part.path.display()))?;
+        }
+    }
+    Ok(part)
+}
+
+/// A file on its way; removed unless it is finished.
+struct Part {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Part {
+    fn create(target: &Path) -> anyhow::Result<Self> {
+        let folder = target.parent().unwrap_or(Path::new(""));
+        std::fs::create_dir_all(folder).with_context(|| format!("make `{}`", folder.display()))?;
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let path = target.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("write `{}`", path.display()))?;
+        Ok(Self {
+            file,
+            path,
+            target: target.to_owned(),
+        })
+    }
+
+    fn finish(self) -> anyhow::Result<Info> {
+        let info = snapshot::inspect(&self.path).context("the snapshot is not whole")?;
+        self.file
+            .sync_all()
+            .and_then(|()| std::fs::rename(&self.path, &self.target))
+            .with_context(|| format!("write `{}`", self.target.display()))?;
+        Ok(info)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Gone when it was renamed; otherwise it is only in the way.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 fn list(folder: &Path) -> Result<(), Failure> {
     let header = ["FILE", "TAKEN", "REVISION", "KEYS"]
         .map(str::to_owned)
         .to_vec();
     let mut rows = vec![header];
     let mut files: Vec<PathBuf> = match std::fs::read_dir(folder) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        Ok(entries) => entries
+            .flatten()
+            .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+            .map(|entry| entry.path())
+            .collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             return Err(anyhow!(error)

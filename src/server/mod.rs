@@ -24,6 +24,7 @@ pub mod request;
 pub mod rest;
 pub mod review;
 pub mod scheduler;
+pub mod snapshot;
 pub mod storage;
 pub mod streams;
 pub mod webhook;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use crate::api::kinds;
 use crate::client::{Client, Informers};
 use crate::util::clock::Clock;
+use crate::util::errors::OrLog;
 use crate::util::metrics::Metrics;
 use crate::util::net;
 use crate::util::rng::Rng;
@@ -68,6 +70,7 @@ use registry::Registry;
 use request::User;
 use rest::{Rest, RestConfig};
 use servers::Servers;
+use snapshot::Snapshots;
 use webhook::Webhooks;
 
 pub use error::Error;
@@ -232,6 +235,8 @@ impl Server {
             (direct, cacher.clone()),
             clock.clone(),
         );
+        let store = Arc::clone(&opened.kept.store);
+        let snapshots = Snapshots::new(store, &config.data_dir.join("server"), clock.clone());
         let tunnels = opened.tunnels.clone();
         let nodes = NodeProxy::new(cacher.clone(), tunnels.clone(), rng.clone(), tasks);
         let dial = Arc::new(tunnels.clone());
@@ -246,6 +251,7 @@ impl Server {
             rest,
             nodes: Arc::new(nodes),
             join: Arc::new(join),
+            snapshots,
             tunnel: Arc::new(tunnels),
             tokens,
             health,
@@ -404,7 +410,10 @@ fn advertise_address(config: &Config) -> IpAddr {
     config
         .advertise_address
         .or(bound)
-        .or_else(net::default_address)
+        .or_else(|| {
+            let own = net::default_address().ok_or_log("find this machine's address");
+            own.map(IpAddr::V4)
+        })
         .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 

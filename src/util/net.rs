@@ -1,37 +1,54 @@
-//! Which addresses this machine has.
+//! Which address and name this machine is known by where nobody said which.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::Ipv4Addr;
 
-/// Addresses of documentation networks (RFC 5737): routed like any other, never anybody's.
-const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+use nix::ifaddrs::getifaddrs;
 
-/// The address others reach this machine at: that of the default route, or else of the first
-/// interface that is up and not loopback. Sends nothing.
-pub fn default_address() -> Option<IpAddr> {
-    routed().or_else(first_interface)
+const LOOPBACK: &str = "lo";
+/// Links that orch makes begin like this (`orch0`, `orch.vxlan`): others do not reach them.
+const OWN_LINKS: &str = "orch";
+
+/// The address of the link of the default route; without such a route the first that is not
+/// loopback's nor of our own making; else loopback's, which does for a cluster of one node.
+///
+/// Errors: the kernel does not list its addresses.
+pub fn default_address() -> io::Result<Ipv4Addr> {
+    let routes = std::fs::read_to_string("/proc/self/net/route").unwrap_or_default();
+    let addresses: Vec<(String, Ipv4Addr)> = getifaddrs()?
+        .filter_map(|entry| {
+            let address = entry.address?.as_sockaddr_in()?.ip();
+            Some((entry.interface_name, address))
+        })
+        .collect();
+    Ok(choose(default_link(&routes), &addresses))
 }
 
-/// Connecting a datagram socket only chooses the source address.
-fn routed() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(ELSEWHERE).ok()?;
-    let address = socket.local_addr().ok()?.ip();
-    (!address.is_unspecified() && !address.is_loopback()).then_some(address)
+fn choose(default_link: Option<&str>, addresses: &[(String, Ipv4Addr)]) -> Ipv4Addr {
+    let of = |wanted: &str| addresses.iter().find(|(link, _)| link == wanted);
+    // The cluster DNS address is on loopback, beside 127.0.0.1.
+    let is_own = |link: &str| link == LOOPBACK || link.starts_with(OWN_LINKS);
+    let other = || {
+        addresses
+            .iter()
+            .find(|(link, ip)| !ip.is_loopback() && !ip.is_link_local() && !is_own(link))
+    };
+    let chosen = default_link.and_then(of).or_else(other);
+    chosen.map_or(Ipv4Addr::LOCALHOST, |(_, address)| *address)
 }
 
-fn first_interface() -> Option<IpAddr> {
-    use nix::net::if_::InterfaceFlags;
-    let interfaces = nix::ifaddrs::getifaddrs().ok()?;
-    interfaces
-        .filter(|interface| {
-            let flags = interface.flags;
-            flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK)
-        })
-        .filter_map(|interface| interface.address)
-        .find_map(|address| {
-            let address = address.as_sockaddr_in()?.ip();
-            (!address.is_link_local()).then_some(IpAddr::V4(address))
-        })
+/// The link of the default route in the text of `/proc/net/route`, the one of least metric.
+fn default_link(routes: &str) -> Option<&str> {
+    let rows = routes
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let defaults =
+        rows.filter(|row| row.get(1) == Some(&"00000000") && row.get(7) == Some(&"00000000"));
+    let metric = |row: &Vec<&str>| row.get(6).and_then(|m| m.parse::<u32>().ok());
+    defaults
+        .min_by_key(metric)
+        .and_then(|row| row.first().copied())
 }
 
 /// The machine's name, in lower case as node names are.
@@ -39,4 +56,34 @@ pub fn host_name() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
     let name = name.trim().to_ascii_lowercase();
     (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: &str = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+        eth1 00000000 0101A8C0 0003 0 0 200 00000000 0 0 0\n\
+        eth0 00000000 0101A8C0 0003 0 0 100 00000000 0 0 0\n\
+        eth0 0001A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n";
+
+    #[test]
+    fn the_default_routes_link_is_preferred_and_ours_is_never_taken() {
+        let address = |link: &str, ip: &str| (link.to_owned(), ip.parse().unwrap());
+        let all = [
+            address("lo", "127.0.0.1"),
+            address("lo", "10.96.0.10"),
+            address("orch0", "10.244.0.1"),
+            address("orch.vxlan", "10.244.0.0"),
+            address("eth1", "192.168.2.5"),
+            address("eth0", "192.168.1.5"),
+        ];
+        assert_eq!(default_link(ROUTES), Some("eth0"));
+        assert_eq!(
+            choose(default_link(ROUTES), &all).to_string(),
+            "192.168.1.5"
+        );
+        assert_eq!(choose(None, &all).to_string(), "192.168.2.5");
+        assert_eq!(choose(None, &all[..4]).to_string(), "127.0.0.1");
+    }
 }

@@ -15,7 +15,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod dead_host;
+mod features;
 mod joining;
 mod restart;
 mod several_servers;
 mod three_hosts;
+mod tools;

@@ -22,6 +22,33 @@ spec:
       - {name: web, image: "nginx:1.22"}
 "#;
 
+const COUNTER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: counter}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: busybox:1.35
+    command: [sh, -c, "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done"]
+"#;
+
+/// A watch of ConfigMaps from a resourceVersion on: what it tells at once.
+fn watched_since(host: &Host, version: &str) -> String {
+    let path = format!(
+        "/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=1&resourceVersion={version}"
+    );
+    host.kubectl(&["get", "--raw", &path]).expect_ok()
+}
+
+/// The counter's log has every number from 0 on.
+fn log_has_no_hole(host: &Host) {
+    let log = host.kubectl(&["logs", "counter"]).expect_ok();
+    let numbers: Vec<usize> = log.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.iter().copied().eq(0..numbers.len()), "{log}");
+}
+
 fn wait_running(host: &Host) {
     eventually("two Pods Ready", secs(60), || {
         let seen = host.kubectl(&["get", "pods", "-l", "app=web", "--no-headers"]);
@@ -50,10 +77,24 @@ fn killing_the_server_touches_nothing() {
     let server = host.start_server(&[]);
     host.wait_ready();
     host.wait_nodes(1);
-    host.apply(WEB);
+    host.apply(&format!("{WEB}---{COUNTER}"));
     wait_running(&host);
     let before: BTreeSet<_> = network.processes_named("nginx").into_iter().collect();
     assert!(before.len() >= 2, "{before:?}");
+    let containerd = host.processes_named("containerd");
+    assert_eq!(containerd.len(), 1, "{containerd:?}");
+    signal(containerd[0], libc::SIGKILL);
+    eventually("containerd is started again", secs(30), || {
+        let seen = host.processes_named("containerd");
+        ensure(seen.len() == 1 && seen != containerd, format!("{seen:?}"))
+    });
+    let version = [
+        "get",
+        "configmaps",
+        "-o",
+        "jsonpath={.metadata.resourceVersion}",
+    ];
+    let version = host.kubectl(&version).expect_ok();
     host.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"])
         .expect_ok();
     server.kill();
@@ -61,6 +102,13 @@ fn killing_the_server_touches_nothing() {
     host.wait_ready();
     let kept = host.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"]);
     assert_eq!(kept.expect_ok(), "b", "a write that was answered is lost");
+    let seen = watched_since(&host, &version);
+    let added = seen.lines().filter(|line| line.contains("\"ADDED\""));
+    assert_eq!(
+        added.filter(|line| line.contains("kept")).count(),
+        1,
+        "{seen}"
+    );
     host.wait_nodes(1);
     wait_running(&host);
     let after: BTreeSet<_> = network.processes_named("nginx").into_iter().collect();
@@ -72,6 +120,7 @@ fn killing_the_server_touches_nothing() {
         let seen = host.kubectl(&["exec", &pod, "--", "echo", "alive"]);
         ensure(seen.stdout == "alive\n", format!("{seen:?}"))
     });
+    log_has_no_hole(&host);
     assert_eq!(server.terminate(secs(30)), Some(0));
 }
 

@@ -95,6 +95,22 @@ impl Network {
         }
     }
 
+    /// Pulls the cable: nothing reaches `host` nor leaves it.
+    pub fn cut(&self, host: &Host) {
+        self.set_link(host, "down");
+    }
+
+    /// Ends what [`Network::cut`] did.
+    pub fn mend(&self, host: &Host) {
+        self.set_link(host, "up");
+    }
+
+    fn set_link(&self, host: &Host, state: &str) {
+        let index = self.hosts.iter().position(|name| *name == host.namespace);
+        let port = format!("p{}", index.unwrap() + 1);
+        sh(&["ip", "-n", &self.switch(), "link", "set", &port, state]);
+    }
+
     /// Processes of the network's hosts and their containers that run `program`.
     pub fn processes_named(&self, program: &str) -> Vec<i32> {
         let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -105,21 +121,26 @@ impl Network {
     }
 
     fn processes(&self) -> Vec<i32> {
-        let inode = |host: &String| fs::metadata(format!("/run/netns/{host}")).map(|m| m.ino());
-        let networks: HashSet<_> = self.hosts.iter().flat_map(inode).collect();
-        let marks: Vec<_> = self.hosts.iter().map(|host| format!("/{host}/")).collect();
-        let own = i32::try_from(std::process::id()).unwrap();
-        let all = fs::read_dir("/proc").unwrap().flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter(|pid| *pid != own)
-            .filter(|pid| {
-                let network = fs::metadata(format!("/proc/{pid}/ns/net")).map(|m| m.ino());
-                let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-                network.is_ok_and(|inode| networks.contains(&inode))
-                    || marks.iter().any(|mark| cgroups.contains(mark.as_str()))
-            })
-            .collect()
+        processes_of(&self.hosts)
     }
+}
+
+/// Processes in the network namespaces of hosts and in their Pods' control groups.
+fn processes_of(hosts: &[String]) -> Vec<i32> {
+    let inode = |host: &String| fs::metadata(format!("/run/netns/{host}")).map(|m| m.ino());
+    let networks: HashSet<_> = hosts.iter().flat_map(inode).collect();
+    let marks: Vec<_> = hosts.iter().map(|host| format!("/{host}/")).collect();
+    let own = i32::try_from(std::process::id()).unwrap();
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| *pid != own)
+        .filter(|pid| {
+            let network = fs::metadata(format!("/proc/{pid}/ns/net")).map(|m| m.ino());
+            let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            network.is_ok_and(|inode| networks.contains(&inode))
+                || marks.iter().any(|mark| cgroups.contains(mark.as_str()))
+        })
+        .collect()
 }
 
 impl Drop for Network {
@@ -162,6 +183,33 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// Kills everything on this host at once, as a power cut does: orch, containerd, containers.
+    pub fn power_off(&self) {
+        eventually("everything on the host is dead", secs(10), || {
+            let left = processes_of(std::slice::from_ref(&self.namespace));
+            for pid in &left {
+                signal(*pid, libc::SIGKILL);
+            }
+            ensure(left.is_empty(), format!("{left:?}"))
+        });
+    }
+
+    /// Processes on this host (not in its Pods) that run `program`.
+    pub fn processes_named(&self, program: &str) -> Vec<i32> {
+        let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let all = processes_of(std::slice::from_ref(&self.namespace));
+        all.into_iter()
+            .filter(|pid| name(pid).trim() == program)
+            .collect()
+    }
+
+    /// Runs one of orch's commands on this host, for its own cluster.
+    pub fn orch(&self, words: &[&str]) -> Ran {
+        let mut command = self.command(orch());
+        command.args(words).env("KUBECONFIG", self.kubeconfig());
+        run(&mut command)
+    }
+
     /// A command that runs on this host.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");

@@ -12,11 +12,9 @@ pid_file=$data/run.pid
 log=$data/run.log
 
 if [ "$(id -u)" != 0 ]; then
-  exec sudo --preserve-env=ORCH_DATA_DIR,ORCH_WRITE_KUBECONFIG "$0" "$@"
+  exec sudo --preserve-env=ORCH_DATA_DIR,ORCH_WRITE_KUBECONFIG,ORCH_CGROUP_ROOT,ORCH_LOG "$0" "$@"
 fi
 
-# The first address of the machine that is not loopback's gets the cluster a name others can use;
-# a machine without any is a cluster of its own.
 mkdir -p "$data/agent/images" "$data/server/manifests"
 
 if command -v kubectl >/dev/null; then

@@ -5,7 +5,7 @@ set -euo pipefail
 
 data=${ORCH_DATA_DIR:-/var/lib/orch}
 if [ "$(id -u)" != 0 ]; then
-  exec sudo --preserve-env=ORCH_DATA_DIR "$0" "$@"
+  exec sudo --preserve-env=ORCH_DATA_DIR,ORCH_CGROUP_ROOT "$0" "$@"
 fi
 pid_file=$data/run.pid
 
@@ -24,21 +24,36 @@ if [ -e "$pid_file" ]; then
   rm -f "$pid_file"
 fi
 
-# Containers outlive the server on purpose. Theirs are the processes below the pods' control group.
+# Containers outlive the server on purpose. Theirs is what the shims of this data folder's
+# containerd have started; what another cluster on this machine runs is left alone.
+containerd=$data/agent/containerd
+
+# ours - containerd and its shims, by the folder their command lines name.
+ours() {
+  local process
+  for process in /proc/[0-9]*; do
+    grep -qsF -- "$containerd" "$process/cmdline" && echo "${process#/proc/}"
+  done || true
+}
+
+# below PID… - the processes given and all that they have started.
+below() {
+  local children
+  while [ $# -gt 0 ]; do
+    echo "$@"
+    children=$(printf '%s,' "$@")
+    # shellcheck disable=SC2046
+    set -- $(ps -o pid= --ppid "${children%,}" || true)
+  done
+}
+
 for round in 1 2 3; do
-  pids=$(find /sys/fs/cgroup -path '*/kubepods/*' -name cgroup.procs -exec cat {} + 2>/dev/null | sort -un || true)
+  # shellcheck disable=SC2046
+  pids=$(below $(ours))
   [ -n "$pids" ] || break
   # shellcheck disable=SC2086
   kill -9 $pids 2>/dev/null || true
   sleep 0.2
-done
-
-# containerd that orch runs, and the shims of its containers.
-containerd=$data/agent/containerd
-for process in /proc/[0-9]*; do
-  if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF -- "$containerd"; then
-    end "${process#/proc/}"
-  fi
 done
 
 for name in orch-proxy orch-masquerade orch-hostport; do
@@ -51,5 +66,6 @@ done
 awk -v data="$data/" '$2 ~ "^/run/orch/" || index($2, data) == 1 {print $2}' /proc/self/mounts | sort -r | while read -r point; do
   umount -l "$point" 2>/dev/null || true
 done
-find /sys/fs/cgroup -depth -type d -path '*/kubepods*' -exec rmdir {} + 2>/dev/null || true
+cgroups=${ORCH_CGROUP_ROOT:-/kubepods}
+find /sys/fs/cgroup -depth -type d \( -path "*$cgroups" -o -path "*$cgroups/*" \) -exec rmdir {} + 2>/dev/null || true
 echo "stopped; data is kept in $data"

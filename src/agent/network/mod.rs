@@ -177,11 +177,6 @@ impl Network {
         Ok(())
     }
 
-    /// Whether pods can be attached; changes when [`Network::set_pod_cidr`] is done.
-    pub fn is_ready(&self) -> bool {
-        self.shared.ready.borrow().is_some()
-    }
-
     async fn node_link(&self) -> io::Result<u32> {
         let node_ip = self.shared.config.node_ip;
         self.shared

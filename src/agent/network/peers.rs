@@ -1,4 +1,5 @@
-//! Which nodes there are and which pod nets they have → bridge and ways to the others.
+//! Which nodes there are and which pod nets they have → ways to the others. Begins when this node
+//! has its own pod net, which its Node object brings it.
 
 use std::time::Duration;
 
@@ -11,8 +12,7 @@ use crate::util::{backoff::Backoff, rng::Rng, tasks::Tasks};
 /// First and longest pause after the kernel refused a change.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
-/// Follows the Node objects until `tasks` end: this node's pod net makes the network ready, the
-/// others' become routes.
+/// Follows the Node objects until `tasks` end: the others' pod nets become routes.
 pub fn start(network: Network, own_name: String, nodes: Cache<Node>, tasks: &Tasks) {
     let cancelled = tasks.cancelled();
     tasks.service("pod-network", async move {
@@ -27,6 +27,7 @@ async fn follow(network: Network, own_name: String, nodes: Cache<Node>) {
     let told = changed.clone();
     nodes.on_change(move |_| told.add(()));
     nodes.synced().await;
+    network.base().await;
     changed.add(());
     let mut backoff = Backoff::new(RETRY.0, RETRY.1, Rng::from_system());
     loop {
@@ -44,13 +45,6 @@ async fn follow(network: Network, own_name: String, nodes: Cache<Node>) {
 async fn sync(network: &Network, own_name: &str, nodes: &Cache<Node>) -> std::io::Result<()> {
     let all = nodes.list();
     let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
-    let own = all.iter().find(|node| name(node) == own_name);
-    if let Some(cidr) = own.and_then(|node| pod_cidr(node)) {
-        network.set_pod_cidr(cidr).await?;
-    }
-    if !network.is_ready() {
-        return Ok(());
-    }
     let others = all.iter().filter(|node| name(node) != own_name);
     network
         .set_peers(others.filter_map(|node| peer(node)).collect())

@@ -1,6 +1,5 @@
 //! System calls and child processes of the node: the only place of the agent that makes them.
 
-pub mod address;
 pub mod cgroup;
 pub mod mount;
 pub mod netlink;

@@ -135,7 +135,7 @@ impl Inner {
         }
     }
 
-    /// Watches, logs, exec and the like: no deadline, ended when the server stops.
+    /// Watches, logs, exec, snapshots and the like: no deadline, ended when the server stops.
     async fn long_running(
         &self,
         info: &RequestInfo,
@@ -143,7 +143,9 @@ impl Inner {
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         let open = stream::Open::new(self.observed.open(info));
-        let response = if route::leads_to_node(info) {
+        let response = if !info.is_resource {
+            self.parts.snapshots.serve().await?
+        } else if route::leads_to_node(info) {
             let query = request.uri().query().unwrap_or_default();
             self.parts.rest.admit(info, &user, query).await?;
             self.parts.nodes.handle(info.clone(), user, request).await?

@@ -42,6 +42,7 @@ use crate::server::openapi::OpenApi;
 use crate::server::registry::Registry;
 use crate::server::request::{RequestInfo, User};
 use crate::server::review::Review;
+use crate::server::snapshot::Snapshots;
 use crate::util::metrics::Metrics;
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
@@ -75,6 +76,8 @@ pub struct Parts {
     pub nodes: Arc<dyn Upstream>,
     /// How machines become nodes.
     pub join: Arc<Join>,
+    /// The datastore as a file.
+    pub snapshots: Snapshots,
     /// Who keeps the connections of nodes.
     pub tunnel: Arc<dyn TunnelAcceptor>,
     /// Service-account tokens, for their public keys.

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use crate::api::status::ApiError;
 use crate::client::Body;
 use crate::server::request::{RequestInfo, User};
+use crate::server::snapshot;
 
 /// Who serves requests on resources: the REST verbs, and what leads to nodes.
 #[async_trait]
@@ -75,7 +76,10 @@ pub fn leads_to_node(info: &RequestInfo) -> bool {
 
 /// Whether the answer streams for as long as the client wants it, so that no deadline applies.
 pub fn is_long_running(info: &RequestInfo) -> bool {
-    info.is_resource && (matches!(info.verb.as_str(), "watch" | "proxy") || leads_to_node(info))
+    if !info.is_resource {
+        return info.path == snapshot::PATH && info.verb == "get";
+    }
+    (matches!(info.verb.as_str(), "watch" | "proxy") || leads_to_node(info))
 }
 
 fn split(path: &str) -> Vec<&str> {

@@ -33,6 +33,7 @@ use crate::server::join::{Join, Network, Secrets};
 use crate::server::pki::{Names, Pki};
 use crate::server::registry::Registry;
 use crate::server::request::{RequestInfo, User};
+use crate::server::snapshot::Snapshots;
 use crate::server::storage::{codec, keys};
 use crate::store::mvcc::Mvcc;
 use crate::store::{Durability, Store, Txn, Write};
@@ -109,6 +110,7 @@ impl Fixture {
             nodes: Arc::clone(&rest),
             rest,
             join: Arc::new(join),
+            snapshots: Snapshots::new(Arc::clone(&store), folder.path(), clock.clone()),
             tunnel: Arc::new(Tunnels(sender)),
             tokens: Arc::clone(&tokens),
             health: Health::new(),

@@ -460,6 +460,19 @@ async fn a_machine_joins_with_a_token_and_keeps_its_name() {
 }
 
 #[tokio::test]
+async fn only_administrators_get_a_snapshot() {
+    let fixture = Fixture::start().await;
+    let path = crate::server::snapshot::PATH;
+    assert_eq!(fixture.get(As::Nobody, path).await.0, 401);
+    let node = fixture.node_identity("n1");
+    assert_eq!(fixture.get(As::Certificate(node), path).await.0, 403);
+    let answer = fixture.open(As::Admin, path).await;
+    assert_eq!(answer.status(), 200);
+    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(&bytes[..8], b"ORCHSNAP");
+}
+
+#[tokio::test]
 async fn a_bootstrap_token_lets_a_machine_join() {
     use base64::Engine;
     let fixture = Fixture::start().await;
