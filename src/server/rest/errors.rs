@@ -46,6 +46,10 @@ pub(super) fn storage(error: storage::Error, def: &ResourceDef, name: &str) -> A
             tracing::error!(%resource, name, error = %chain(&error), "store failed");
             match error {
                 storage::Error::Codec(_) => ApiError::internal("stored object is not readable"),
+                // Such as a full disk: whoever reads it can help.
+                storage::Error::Store(store::Error::Unavailable { why, .. }) => {
+                    ApiError::unavailable(format!("the datastore is unavailable: {why}"))
+                }
                 storage::Error::Store(_) => ApiError::unavailable("the datastore is unavailable"),
             }
         }
