@@ -88,13 +88,9 @@ fn killing_the_server_touches_nothing() {
         let seen = host.processes_named("containerd");
         ensure(seen.len() == 1 && seen != containerd, format!("{seen:?}"))
     });
-    let version = [
-        "get",
-        "configmaps",
-        "-o",
-        "jsonpath={.metadata.resourceVersion}",
-    ];
-    let version = host.kubectl(&version).expect_ok();
+    let create = ["create", "configmap", "first", "-o"];
+    let create = [&create[..], &["jsonpath={.metadata.resourceVersion}"]].concat();
+    let version = host.kubectl(&create).expect_ok();
     host.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"])
         .expect_ok();
     server.kill();
