@@ -95,22 +95,6 @@ impl Network {
         }
     }
 
-    /// Pulls the cable: nothing reaches `host` nor leaves it.
-    pub fn cut(&self, host: &Host) {
-        self.set_link(host, "down");
-    }
-
-    /// Ends what [`Network::cut`] did.
-    pub fn mend(&self, host: &Host) {
-        self.set_link(host, "up");
-    }
-
-    fn set_link(&self, host: &Host, state: &str) {
-        let index = self.hosts.iter().position(|name| *name == host.namespace);
-        let port = format!("p{}", index.unwrap() + 1);
-        sh(&["ip", "-n", &self.switch(), "link", "set", &port, state]);
-    }
-
     /// Processes of the network's hosts and their containers that run `program`.
     pub fn processes_named(&self, program: &str) -> Vec<i32> {
         let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
