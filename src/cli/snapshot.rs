@@ -185,8 +185,15 @@ fn set_aside(folder: &Path) -> Result<Option<PathBuf>, Failure> {
     }
     // Opening takes the lock: a running server is found out here, and nothing is changed.
     let config = crate::store::mvcc::Config::new(folder);
-    match crate::store::mvcc::Mvcc::open(&config) {
-        Ok(opened) => drop(opened),
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let tried = runtime.block_on(async {
+        let opened = crate::store::mvcc::Mvcc::open(&config)?;
+        opened.close().await
+    });
+    match tried {
+        Ok(()) => {}
         Err(error @ crate::store::Error::Locked { .. }) => {
             return Err(anyhow!(error).context("stop the server first").into());
         }
