@@ -78,7 +78,7 @@ const IMPORTS: &[(&str, &str)] = &[
     (
         "server::http",
         "api client util server::request server::registry server::rest server::discovery \
-         server::openapi server::review server::join server::authn server::authz server::cacher \
+         server::openapi server::review server::join server::snapshot server::authn server::authz server::cacher \
          server::http",
     ),
     ("server::webhook", "api util server::cacher server::webhook"),

@@ -73,6 +73,21 @@ spec:
     livenessProbe: {exec: {command: [cat, /tmp/ok]}, periodSeconds: 1, failureThreshold: 2}
 "#;
 
+const ROLLING: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: rolling}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: rolling}}
+  template:
+    metadata: {labels: {app: rolling}}
+    spec:
+      nodeName: master
+      terminationGracePeriodSeconds: 1
+      containers: [{name: nginx, image: "nginx:1.22"}]
+"#;
+
 /// Runs the Pods above and looks at each feature.
 pub fn on_one_host(host: &Host) {
     let folder = host.folder.join("from-host");
@@ -194,14 +209,7 @@ fn ports_are_forwarded(host: &Host) {
 }
 
 fn rolling_and_scaling(host: &Host) {
-    let create = [
-        "create",
-        "deployment",
-        "rolling",
-        "--image=nginx:1.22",
-        "--replicas=2",
-    ];
-    host.kubectl(&create).expect_ok();
+    host.apply(ROLLING);
     let status = ["rollout", "status", "deployment/rolling", "--timeout=60s"];
     host.kubectl(&status).expect_ok();
     let image = "nginx=docker.io/library/nginx:1.22";

@@ -19,8 +19,9 @@ use super::Shared;
 use super::item::Item;
 use super::resource::Change;
 
-/// How much of the store's history is read again at start, so that watches go on across it.
-const REPLAY_REVISIONS: u64 = 4096;
+/// How much of the store's history is read again at start, so that watches go on across it. More
+/// than the embedded store leaves out after a crash (6144 revisions), so that it reaches beyond.
+const REPLAY_REVISIONS: u64 = 12 * 1024;
 
 pub(super) struct Follower {
     store: Arc<dyn Store>,
@@ -54,12 +55,7 @@ impl Follower {
         let current = self.store.current().await?;
         let oldest = self.store.oldest().await?;
         let wanted = Revision(current.0.saturating_sub(REPLAY_REVISIONS)).max(oldest);
-        let replay = self.read_from(Some(wanted)).await;
-        let (page, mut watch) = match replay {
-            // The store's own compaction was faster: begin with the present.
-            Err(store::Error::Compacted { .. }) => self.read_from(None).await?,
-            read => read?,
-        };
+        let (page, mut watch) = self.read_since(wanted, oldest).await?;
         // A store that was asked for a revision answers with that one.
         let start = page.revision;
         let mut items: HashMap<String, Vec<Arc<Item>>> = HashMap::new();
@@ -73,15 +69,38 @@ impl Follower {
             self.shared.cache(&storage).load(items);
         }
         self.applied.send_replace(start);
+        let mut last = start;
         while *self.applied.borrow() < current {
             match watch.next().await {
-                Some(Ok(item)) => self.take(item),
+                Some(Ok(item)) => {
+                    if let WatchItem::Events(events) = &item {
+                        last = events.last().map_or(last, store::Event::revision);
+                    }
+                    self.take(item);
+                }
                 Some(Err(store::Error::Compacted { .. })) => return self.relist().await,
                 Some(Err(error)) => return Err(error),
                 None => break,
             }
         }
+        self.shared.leave_out(last, current);
         Ok(watch)
+    }
+
+    /// From `wanted` on; where nobody can read that revision (it was left out after a crash, or
+    /// compaction was faster), from the `oldest`, else from now.
+    async fn read_since(
+        &self,
+        wanted: Revision,
+        oldest: Revision,
+    ) -> store::Result<(Page, WatchStream)> {
+        for at in [wanted, oldest] {
+            match self.read_from(Some(at)).await {
+                Err(store::Error::Compacted { .. }) => {}
+                read => return read,
+            }
+        }
+        self.read_from(None).await
     }
 
     /// The state at a revision (`None`: now), and what happens after it.

@@ -49,9 +49,16 @@ struct Shared {
     caches: RwLock<HashMap<String, Arc<ResourceCache>>>,
     /// Rings of resources that come later are complete after this revision too: there was nothing.
     start: Mutex<Revision>,
+    /// Strictly between the two nothing is known: a crash may have lost what was written with
+    /// relaxed durability, and whoever saw that has to begin anew.
+    left_out: Mutex<(Revision, Revision)>,
 }
 
 impl Shared {
+    fn leave_out(&self, after: Revision, until: Revision) {
+        *self.left_out.lock() = (after, until);
+    }
+
     fn begin(&self, start: Revision) {
         *self.start.lock() = start;
     }
@@ -97,6 +104,7 @@ impl Cacher {
             registry,
             caches: RwLock::default(),
             start: Mutex::default(),
+            left_out: Mutex::default(),
         });
         let (sender, applied) = watch::channel(Revision(0));
         let follower = follow::Follower::new(store, Arc::clone(&shared), sender, rng);
@@ -144,6 +152,10 @@ impl Cacher {
 
     /// Every event after `revision`.
     pub fn watch_after(&self, storage: &str, revision: Revision) -> Result<Watcher, Expired> {
+        let (after, until) = *self.shared.left_out.lock();
+        if after < revision && revision < until {
+            return Err(Expired);
+        }
         let cache = self.shared.cache(storage);
         let position = cache.position_after(revision)?;
         Ok(Watcher::new(
