@@ -6,10 +6,12 @@
 
 mod bootstrap_token;
 mod cluster_role_aggregation;
+mod cron_job;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -21,6 +23,7 @@ mod shared;
 mod taint_eviction;
 #[cfg(test)]
 mod testing;
+mod ttl_after_finished;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -60,10 +63,12 @@ pub struct Setup {
 const ALL: &[fn(&Setup)] = &[
     bootstrap_token::start,
     cluster_role_aggregation::start,
+    cron_job::start,
     deployment::start,
     endpoint_slice::start,
     endpoints::start,
     garbage_collector::start,
+    job::start,
     namespace::start,
     node_ipam::start,
     node_lifecycle::start,
@@ -72,6 +77,7 @@ const ALL: &[fn(&Setup)] = &[
     root_ca::start,
     service_account::start,
     taint_eviction::start,
+    ttl_after_finished::start,
 ];
 
 /// Starts every controller.

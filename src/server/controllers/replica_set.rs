@@ -57,7 +57,7 @@ pub(super) fn start(setup: &Setup) {
     let expectations = Arc::new(Expectations::default());
     adopt::index_orphans(&pods);
     wire::on_own(&sets, &queue);
-    observe(&pods, &expectations);
+    pods::observe(&pods, &expectations);
     wire::on_owned(&pods, ReplicaSet::KIND, &queue);
     wire::on_orphan(
         &pods,
@@ -76,27 +76,6 @@ pub(super) fn start(setup: &Setup) {
     setup.run(controller, queue, WORKERS, async move {
         sets.synced().await;
         pods.synced().await;
-    });
-}
-
-/// Tells the expectations of every pod that appears or goes.
-fn observe(pods: &Cache<Pod>, expectations: &Arc<Expectations>) {
-    let expectations = expectations.clone();
-    pods.on_change(move |change| {
-        let Some(pod) = change.object() else { return };
-        let Some(owner) = meta::controller_of(&pod.metadata) else {
-            return;
-        };
-        let goes = change
-            .new
-            .as_ref()
-            .is_none_or(|pod| pod::is_terminating(pod));
-        if change.old.is_none() {
-            expectations.created(&owner.uid);
-        }
-        if goes {
-            expectations.deleted(&owner.uid, meta::uid(&pod.metadata));
-        }
     });
 }
 

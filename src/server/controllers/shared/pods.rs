@@ -12,13 +12,36 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::api::{meta, pod};
-use crate::client::Result;
+use crate::client::{Cache, Result};
+
+use super::expectations::Expectations;
 
 /// Pods created or deleted in one go; the rest follows when these are seen.
 pub(crate) const BURST: usize = 500;
 
 /// Lower goes first when pods are deleted.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// Tells the expectations of every pod that appears or goes.
+pub(crate) fn observe(pods: &Cache<Pod>, expectations: &Arc<Expectations>) {
+    let expectations = expectations.clone();
+    pods.on_change(move |change| {
+        let Some(pod) = change.object() else { return };
+        let Some(owner) = meta::controller_of(&pod.metadata) else {
+            return;
+        };
+        let goes = change
+            .new
+            .as_ref()
+            .is_none_or(|pod| pod::is_terminating(pod));
+        if change.old.is_none() {
+            expectations.created(&owner.uid);
+        }
+        if goes {
+            expectations.deleted(&owner.uid, meta::uid(&pod.metadata));
+        }
+    });
+}
 
 /// A pod as `template` describes it, controlled by `owner`, with a generated name.
 pub(crate) fn from_template(
