@@ -67,9 +67,7 @@ impl Reconcile for CronJobs {
             return Ok(Action::Done);
         };
         let jobs = self.jobs.controlled_by(meta::uid(&cron.metadata));
-        let Some(plan) = plan::plan(&cron, &jobs, self.clock.now()) else {
-            return Ok(Action::Done);
-        };
+        let plan = plan::plan(&cron, &jobs, self.clock.now());
         let wake = plan.wake_in.map_or(Action::Done, Action::After);
         self.carry_out(&cron, plan).await?;
         Ok(wake)

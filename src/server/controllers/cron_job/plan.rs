@@ -52,8 +52,8 @@ impl Plan {
 }
 
 /// What `cron` needs, of which `jobs` are.
-pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Option<Plan> {
-    let spec = cron.spec.as_ref()?;
+pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
+    let spec = &cron.spec;
     let mut plan = Plan {
         status: cron.status.clone().unwrap_or_default(),
         ..Plan::default()
@@ -61,13 +61,13 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Option<
     take_stock(jobs, &mut plan);
     plan.forget = beyond_history(spec, jobs);
     if meta::is_terminating(&cron.metadata) || spec.suspend == Some(true) {
-        return Some(plan);
+        return plan;
     }
     let times = match times(spec) {
         Ok(times) => times,
         Err((reason, message)) => {
             plan.tell(true, reason, message);
-            return Some(plan);
+            return plan;
         }
     };
     start(cron, (spec, &times), jobs, (now, &mut plan));
@@ -76,7 +76,7 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Option<
         // A little late rather than early, so that the time has come.
         left + Duration::from_millis(50)
     });
-    Some(plan)
+    plan
 }
 
 fn times(spec: &CronJobSpec) -> Result<Times, (&'static str, String)> {
@@ -230,12 +230,10 @@ fn job_name(cron: &CronJob, due: Timestamp) -> String {
 
 /// The Job that was due then.
 pub(super) fn job(cron: &CronJob, due: Timestamp) -> Job {
-    let template = cron.spec.as_ref().map(|spec| spec.job_template.clone());
-    let template = template.unwrap_or_default();
+    let template = cron.spec.job_template.clone();
     let from = template.metadata.unwrap_or_default();
     let mut annotations = from.annotations.unwrap_or_default();
-    let zone = cron.spec.as_ref().and_then(|spec| spec.time_zone.as_deref());
-    let text = match Times::zone(zone) {
+    let text = match Times::zone(cron.spec.time_zone.as_deref()) {
         Ok(zone) if zone != jiff::tz::TimeZone::UTC => {
             let local = due.to_zoned(zone);
             jiff::fmt::strtime::format("%Y-%m-%dT%H:%M:%S%:z", &local).ok()
@@ -302,20 +300,20 @@ mod tests {
     #[test]
     fn a_job_is_made_once_for_each_time() {
         let first = cron(&json!({}), &json!({}));
-        let early = plan(&first, &[], at("00:09:00")).unwrap();
+        let early = plan(&first, &[], at("00:09:00"));
         assert_eq!(early.create, None);
         assert_eq!(early.wake_in.unwrap().as_secs(), 60);
-        let due = plan(&first, &[], at("00:10:01")).unwrap();
+        let due = plan(&first, &[], at("00:10:01"));
         assert_eq!(due.create, Some(at("00:10:00")));
         assert_eq!(due.status.last_schedule_time, Some(Time(at("00:10:00"))));
         let made = job(&first, at("00:10:00"));
         let minutes = at("00:10:00").as_second() / 60;
         assert_eq!(made.metadata.name, Some(format!("c-{minutes}")));
         // The status was not written, but the Job is there; or it was, and is not seen yet.
-        let again = plan(&first, &[Arc::new(made)], at("00:10:02")).unwrap();
+        let again = plan(&first, &[Arc::new(made)], at("00:10:02"));
         assert_eq!(again.create, None);
         let written = serde_json::to_value(&due.status).unwrap();
-        let again = plan(&cron(&json!({}), &written), &[], at("00:10:02")).unwrap();
+        let again = plan(&cron(&json!({}), &written), &[], at("00:10:02"));
         assert_eq!(again.create, None);
     }
 
@@ -326,7 +324,7 @@ mod tests {
             [("Allow", true, 0), ("Forbid", false, 0), ("Replace", true, 1)]
         {
             let cron = cron(&json!({"concurrencyPolicy": policy}), &json!({}));
-            let plan = plan(&cron, &running, at("00:10:01")).unwrap();
+            let plan = plan(&cron, &running, at("00:10:01"));
             assert_eq!(plan.create.is_some(), creates, "{policy}");
             assert_eq!(plan.replace.len(), replaces, "{policy}");
         }
@@ -335,10 +333,10 @@ mod tests {
     #[test]
     fn a_time_past_its_deadline_is_missed_and_a_suspended_one_does_not_come() {
         let late = cron(&json!({"startingDeadlineSeconds": 20}), &json!({}));
-        assert_eq!(plan(&late, &[], at("00:10:15")).unwrap().create, Some(at("00:10:00")));
-        assert_eq!(plan(&late, &[], at("00:10:40")).unwrap().create, None);
+        assert_eq!(plan(&late, &[], at("00:10:15")).create, Some(at("00:10:00")));
+        assert_eq!(plan(&late, &[], at("00:10:40")).create, None);
         let suspended = cron(&json!({"suspend": true}), &json!({}));
-        let plan = plan(&suspended, &[], at("00:10:15")).unwrap();
+        let plan = plan(&suspended, &[], at("00:10:15"));
         assert_eq!((plan.create, plan.wake_in), (None, None));
     }
 
@@ -348,7 +346,7 @@ mod tests {
             (json!({"timeZone": "Mars/Phobos"}), "UnknownTimeZone"),
             (json!({"schedule": "every day"}), "UnparseableSchedule"),
         ] {
-            let plan = plan(&cron(&spec, &json!({})), &[], at("00:10:15")).unwrap();
+            let plan = plan(&cron(&spec, &json!({})), &[], at("00:10:15"));
             assert_eq!(reasons(&plan), [reason]);
         }
     }
@@ -363,7 +361,7 @@ mod tests {
             job_of("f", "Failed", 4),
             job_of("r", "", 6),
         ];
-        let plan = plan(&cron, &jobs, at("00:09:00")).unwrap();
+        let plan = plan(&cron, &jobs, at("00:09:00"));
         let names: Vec<_> = plan.forget.iter().map(|j| meta::name(&j.metadata)).collect();
         assert_eq!(names, ["b"]);
         assert_eq!(reasons(&plan), ["SawCompletedJob", "MissingJob"]);
