@@ -37,7 +37,12 @@ pub(super) fn start(setup: &Setup) {
         client: setup.client.clone(),
         clock: setup.clock.clone(),
     };
-    setup.run(controller, queue, WORKERS, async move { jobs.synced().await });
+    setup.run(
+        controller,
+        queue,
+        WORKERS,
+        async move { jobs.synced().await },
+    );
 }
 
 impl Reconcile for Ends {
@@ -84,7 +89,9 @@ fn left(job: &Job, now: Timestamp) -> Option<Duration> {
     }
     let conditions = job.status.as_ref()?.conditions.iter().flatten();
     let ends = conditions.filter(|c| matches!(c.type_.as_str(), "Complete" | "Failed"));
-    let ended = ends.filter_map(|c| Some(c.last_transition_time.as_ref()?.0)).min()?;
+    let ended = ends
+        .filter_map(|c| Some(c.last_transition_time.as_ref()?.0))
+        .min()?;
     let kept = SignedDuration::from_secs(i64::from(seconds));
     let until = ended.checked_add(kept).ok()?;
     Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
@@ -105,8 +112,14 @@ mod tests {
                     "lastTransitionTime": at(0).to_string()}]}}))
             .unwrap()
         };
-        assert_eq!(left(&job(json!(30), "Complete"), at(10)), Some(Duration::from_secs(20)));
-        assert_eq!(left(&job(json!(30), "Failed"), at(40)), Some(Duration::ZERO));
+        assert_eq!(
+            left(&job(json!(30), "Complete"), at(10)),
+            Some(Duration::from_secs(20))
+        );
+        assert_eq!(
+            left(&job(json!(30), "Failed"), at(40)),
+            Some(Duration::ZERO)
+        );
         assert_eq!(left(&job(json!(null), "Failed"), at(40)), None);
         assert_eq!(left(&job(json!(0), "Suspended"), at(40)), None);
     }

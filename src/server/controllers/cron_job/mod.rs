@@ -79,8 +79,12 @@ impl CronJobs {
         let about = client::reference(cron);
         for event in &plan.events {
             match event.is_warning {
-                true => self.recorder.warning(&about, event.reason, event.message.clone()),
-                false => self.recorder.normal(&about, event.reason, event.message.clone()),
+                true => self
+                    .recorder
+                    .warning(&about, event.reason, event.message.clone()),
+                false => self
+                    .recorder
+                    .normal(&about, event.reason, event.message.clone()),
             }
         }
         for job in plan.replace.iter().chain(&plan.forget) {
@@ -94,7 +98,9 @@ impl CronJobs {
         }
         let patch = status::patch(&cron.metadata, cron.status.as_ref(), &plan.status);
         let Some(patch) = patch else { return Ok(()) };
-        let api = self.client.namespaced::<CronJob>(meta::namespace(&cron.metadata));
+        let api = self
+            .client
+            .namespaced::<CronJob>(meta::namespace(&cron.metadata));
         match api.patch_status(meta::name(&cron.metadata), &patch).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
@@ -103,7 +109,9 @@ impl CronJobs {
 
     async fn delete(&self, about: &ObjectReference, job: &Job) -> Result<()> {
         let name = meta::name(&job.metadata);
-        let api = self.client.namespaced::<Job>(meta::namespace(&job.metadata));
+        let api = self
+            .client
+            .namespaced::<Job>(meta::namespace(&job.metadata));
         let params = DeleteParams {
             propagation: Some(Propagation::Background),
             ..DeleteParams::uid(meta::uid(&job.metadata))
@@ -125,7 +133,9 @@ impl CronJobs {
 
     /// `None`: it was there already.
     async fn create(&self, about: &ObjectReference, job: &Job) -> Result<Option<Job>> {
-        let api = self.client.namespaced::<Job>(meta::namespace(&job.metadata));
+        let api = self
+            .client
+            .namespaced::<Job>(meta::namespace(&job.metadata));
         match api.create(job).await {
             Ok(made) => {
                 let text = format!("Created job {}", meta::name(&made.metadata));

@@ -83,11 +83,17 @@ fn times(spec: &CronJobSpec) -> Result<Times, (&'static str, String)> {
     let name = spec.time_zone.as_deref();
     let zone = Times::zone(name).map_err(|error| {
         let name = name.unwrap_or_default();
-        ("UnknownTimeZone", format!("invalid timeZone: {name:?}: {error}"))
+        (
+            "UnknownTimeZone",
+            format!("invalid timeZone: {name:?}: {error}"),
+        )
     })?;
     Times::new(&spec.schedule, zone).map_err(|error| {
         let text = &spec.schedule;
-        ("UnparseableSchedule", format!("unparseable schedule: {text:?} : {error}"))
+        (
+            "UnparseableSchedule",
+            format!("unparseable schedule: {text:?} : {error}"),
+        )
     })
 }
 
@@ -122,7 +128,11 @@ fn take_stock(jobs: &[Arc<Job>], plan: &mut Plan) {
         let is_known = |job: &Arc<Job>| Some(meta::uid(&job.metadata)) == missing.uid.as_deref();
         if !jobs.iter().any(is_known) {
             let name = missing.name.unwrap_or_default();
-            plan.tell(false, "MissingJob", format!("Active job went missing: {name}"));
+            plan.tell(
+                false,
+                "MissingJob",
+                format!("Active job went missing: {name}"),
+            );
         }
     }
     plan.status.active = (!active.is_empty()).then_some(active);
@@ -135,7 +145,10 @@ fn is_missing_from(active: &[ObjectReference], job: &Job) -> bool {
 }
 
 fn end_of(job: &Job) -> &'static str {
-    let conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let conditions = job
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
     let mut true_ones = conditions.filter(|c| c.status == "True");
     match true_ones.any(|c| c.type_ == "Failed") {
         true => "Failed",
@@ -165,17 +178,28 @@ fn start(
     let deadline = spec.starting_deadline_seconds;
     let last_start = deadline.and_then(|s| due.at.checked_add(SignedDuration::from_secs(s)).ok());
     if last_start.is_some_and(|last| last < now) {
-        let text = format!("Missed scheduled time to start a job: {}", time::seconds(due.at));
+        let text = format!(
+            "Missed scheduled time to start a job: {}",
+            time::seconds(due.at)
+        );
         plan.tell(true, "MissSchedule", text);
         return;
     }
     let name = job_name(cron, due.at);
     let is_made = jobs.iter().any(|job| meta::name(&job.metadata) == name);
-    let is_done = plan.status.last_schedule_time.as_ref().is_some_and(|t| t.0 >= due.at);
+    let is_done = plan
+        .status
+        .last_schedule_time
+        .as_ref()
+        .is_some_and(|t| t.0 >= due.at);
     if is_made || is_done {
         return;
     }
-    let running: Vec<_> = jobs.iter().filter(|job| !is_finished(job)).cloned().collect();
+    let running: Vec<_> = jobs
+        .iter()
+        .filter(|job| !is_finished(job))
+        .cloned()
+        .collect();
     match spec.concurrency_policy.as_deref() {
         Some("Forbid") if !running.is_empty() => {
             let text = "Not starting job because prior execution is running and concurrency \
@@ -195,7 +219,10 @@ fn start(
 
 /// From when on times count: the last one that was served, and no earlier than the deadline lets.
 fn earliest(cron: &CronJob, spec: &CronJobSpec, now: Timestamp) -> Timestamp {
-    let served = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref());
+    let served = cron
+        .status
+        .as_ref()
+        .and_then(|s| s.last_schedule_time.as_ref());
     let made = cron.metadata.creation_timestamp.as_ref();
     let since = served.or(made).map_or(now, |time| time.0);
     let deadline = spec.starting_deadline_seconds;
@@ -210,8 +237,12 @@ fn beyond_history(spec: &CronJobSpec, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
         ("Complete", spec.successful_jobs_history_limit.unwrap_or(3)),
         ("Failed", spec.failed_jobs_history_limit.unwrap_or(1)),
     ] {
-        let ended = jobs.iter().filter(|job| is_finished(job) && end_of(job) == end);
-        let mut ended: Vec<_> = ended.filter(|j| !meta::is_terminating(&j.metadata)).collect();
+        let ended = jobs
+            .iter()
+            .filter(|job| is_finished(job) && end_of(job) == end);
+        let mut ended: Vec<_> = ended
+            .filter(|j| !meta::is_terminating(&j.metadata))
+            .collect();
         ended.sort_by_key(|job| {
             let start = job.status.as_ref().and_then(|s| s.start_time.as_ref());
             (start.map(|time| time.0), job.metadata.name.clone())
@@ -320,9 +351,11 @@ mod tests {
     #[test]
     fn policies_say_what_happens_while_a_job_runs() {
         let running = [job_of("old", "", 1)];
-        for (policy, creates, replaces) in
-            [("Allow", true, 0), ("Forbid", false, 0), ("Replace", true, 1)]
-        {
+        for (policy, creates, replaces) in [
+            ("Allow", true, 0),
+            ("Forbid", false, 0),
+            ("Replace", true, 1),
+        ] {
             let cron = cron(&json!({"concurrencyPolicy": policy}), &json!({}));
             let plan = plan(&cron, &running, at("00:10:01"));
             assert_eq!(plan.create.is_some(), creates, "{policy}");
@@ -333,7 +366,10 @@ mod tests {
     #[test]
     fn a_time_past_its_deadline_is_missed_and_a_suspended_one_does_not_come() {
         let late = cron(&json!({"startingDeadlineSeconds": 20}), &json!({}));
-        assert_eq!(plan(&late, &[], at("00:10:15")).create, Some(at("00:10:00")));
+        assert_eq!(
+            plan(&late, &[], at("00:10:15")).create,
+            Some(at("00:10:00"))
+        );
         assert_eq!(plan(&late, &[], at("00:10:40")).create, None);
         let suspended = cron(&json!({"suspend": true}), &json!({}));
         let plan = plan(&suspended, &[], at("00:10:15"));
@@ -362,7 +398,11 @@ mod tests {
             job_of("r", "", 6),
         ];
         let plan = plan(&cron, &jobs, at("00:09:00"));
-        let names: Vec<_> = plan.forget.iter().map(|j| meta::name(&j.metadata)).collect();
+        let names: Vec<_> = plan
+            .forget
+            .iter()
+            .map(|j| meta::name(&j.metadata))
+            .collect();
         assert_eq!(names, ["b"]);
         assert_eq!(reasons(&plan), ["SawCompletedJob", "MissingJob"]);
         let active = plan.status.active.unwrap();

@@ -72,7 +72,9 @@ impl Times {
     /// The last time before `now`, looked for over growing spans.
     fn recent(&self, now: Timestamp) -> Option<Timestamp> {
         for hours in [1, 24, 24 * 8, 24 * 32, 24 * 367] {
-            let from = now.checked_sub(jiff::SignedDuration::from_hours(hours)).ok()?;
+            let from = now
+                .checked_sub(jiff::SignedDuration::from_hours(hours))
+                .ok()?;
             let mut last = None;
             let mut at = from;
             while let Some(next) = self.next(at).filter(|next| *next <= now) {
@@ -102,9 +104,15 @@ mod tests {
     #[test]
     fn times_are_of_the_zone_and_the_gap_in_spring_is_left_out() {
         let daily = times("30 2 * * *", "Europe/Berlin");
-        assert_eq!(daily.next(at("2026-01-01T00:00:00Z")), Some(at("2026-01-01T01:30:00Z")));
+        assert_eq!(
+            daily.next(at("2026-01-01T00:00:00Z")),
+            Some(at("2026-01-01T01:30:00Z"))
+        );
         // 29 March 2026 has no 02:30 in Berlin.
-        assert_eq!(daily.next(at("2026-03-28T12:00:00Z")), Some(at("2026-03-30T00:30:00Z")));
+        assert_eq!(
+            daily.next(at("2026-03-28T12:00:00Z")),
+            Some(at("2026-03-30T00:30:00Z"))
+        );
     }
 
     #[test]
