@@ -153,6 +153,8 @@ pub struct ApiError {
     pub message: String,
     /// `Status.details`, where there is some.
     pub details: Option<Value>,
+    /// `Status.metadata.continue`: where an expired list may go on all the same; may be empty.
+    pub continue_token: String,
 }
 
 impl ApiError {
@@ -209,6 +211,7 @@ impl ApiError {
             reason: "Invalid",
             message,
             details: Some(details),
+            continue_token: String::new(),
         }
     }
 
@@ -333,6 +336,9 @@ impl ApiError {
         if let Some(details) = &self.details {
             status["details"] = details.clone();
         }
+        if !self.continue_token.is_empty() {
+            status["metadata"]["continue"] = self.continue_token.as_str().into();
+        }
         status
     }
 
@@ -353,11 +359,13 @@ impl ApiError {
             .find(|r| **r == text("reason"))
             .copied();
         let details = status.get("details").cloned();
+        let token = status.pointer("/metadata/continue").and_then(Value::as_str);
         Self {
             code,
             reason: reason.unwrap_or_default(),
             message,
             details,
+            continue_token: token.unwrap_or_default().to_owned(),
         }
     }
 
@@ -368,6 +376,7 @@ impl ApiError {
             reason,
             message: message.into(),
             details: None,
+            continue_token: String::new(),
         }
     }
 
@@ -388,6 +397,7 @@ impl ApiError {
             reason,
             message,
             details: Some(details),
+            continue_token: String::new(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! every log line and every exit of the program goes through [`chain`].
 
 use std::error::Error;
+use std::io;
 
 /// `error: cause: cause of the cause`, each once.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
@@ -16,6 +17,18 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Why a TCP connection did not come about, as Go's dialer says it: users and tools know these
+/// words.
+pub fn dial(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// For results whose failure cannot be acted on: says so in the log and goes on.
@@ -43,6 +56,13 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("open `db`")]
     struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn connections_fail_in_the_words_of_go() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(dial(&refused), "connect: connection refused");
+        assert_eq!(dial(&io::ErrorKind::TimedOut.into()), "i/o timeout");
+    }
 
     #[test]
     fn causes_follow_in_order() {

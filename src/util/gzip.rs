@@ -2,9 +2,34 @@
 
 use std::io::{self, Read, Write};
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+
+/// Packs what comes piece by piece.
+#[derive(Debug)]
+pub struct Packer(GzEncoder<Vec<u8>>);
+
+impl Default for Packer {
+    fn default() -> Self {
+        Self(GzEncoder::new(Vec::new(), Compression::fast()))
+    }
+}
+
+impl Packer {
+    /// Takes a piece and gives what is packed so far, which may be nothing.
+    pub fn pack(&mut self, piece: &[u8]) -> Bytes {
+        // Writing into memory does not fail.
+        let _ = self.0.write_all(piece);
+        std::mem::take(self.0.get_mut()).into()
+    }
+
+    /// The end.
+    pub fn finish(self) -> Bytes {
+        self.0.finish().unwrap_or_default().into()
+    }
+}
 
 /// Packs.
 pub fn pack(plain: &[u8]) -> Vec<u8> {

@@ -6,6 +6,7 @@
 mod admission;
 mod deletion;
 mod kinds_extension;
+mod machinery;
 mod nodes;
 mod services;
 mod workloads;

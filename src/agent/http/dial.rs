@@ -15,7 +15,7 @@ use super::{Answer, Call, NodeApi, boxed};
 use crate::agent::sys::netns;
 use crate::api::status::ApiError;
 use crate::client::Body;
-use crate::util::byte_body;
+use crate::util::{byte_body, errors};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -56,7 +56,8 @@ impl NodeApi {
         let connected = limited(TcpStream::connect(address)).await;
         let stream = connected.map_err(|error| {
             ApiError::unavailable(format!(
-                "error trying to reach service: dial tcp {address}: {error}"
+                "error trying to reach service: dial tcp {address}: {}",
+                errors::dial(&error)
             ))
         })?;
         Ok(self.carry_bytes(stream, body))

@@ -1,11 +1,11 @@
 //! A connection that only has to come about.
 
-use std::io;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
 use super::Outcome;
+use crate::util::errors;
 
 /// Connects.
 ///
@@ -17,13 +17,7 @@ pub(crate) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> 
         } else {
             format!("{host}:{port}")
         };
-        let why = match error.kind() {
-            io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-            io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
-            io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
-            _ => error.to_string(),
-        };
-        format!("dial tcp {at}: {why}")
+        format!("dial tcp {at}: {}", errors::dial(&error))
     })
 }
 

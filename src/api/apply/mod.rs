@@ -8,8 +8,9 @@
 //!
 //! This follows `structured-merge-diff` v4 and `k8s.io/apimachinery/pkg/util/managedfields`.
 //!
-//! DEVIATION: sets of fields in another API version than the one written are left as they are;
-//! upstream converts the object to that version and compares there.
+//! DEVIATION: sets of fields in another API version than the one written are compared as they are;
+//! upstream converts the object to that version and compares there. It is the same wherever a
+//! field has one name in both.
 
 mod compare;
 pub mod fields;
@@ -187,7 +188,7 @@ pub fn track_update(old: Option<&Object>, new: &mut Object, writer: &Writer<'_>)
         let id = writer.id(new, Operation::Update);
         let changed = comparison.changed();
         // With force there are no conflicts.
-        disown(&mut managed, &comparison, None, &id.api_version);
+        disown(&mut managed, &comparison, None);
         if !changed.is_empty() {
             managed.take(id, changed, writer.now);
         }
@@ -276,11 +277,11 @@ fn before_first_apply(live: &Object, writer: &Writer<'_>) -> Managed {
 }
 
 /// Takes changed and removed fields from everybody but `except`.
-fn disown(managed: &mut Managed, comparison: &Comparison, except: Option<&Id>, version: &str) {
+fn disown(managed: &mut Managed, comparison: &Comparison, except: Option<&Id>) {
     let gone = comparison.changed().union(comparison.removed.clone());
     for manager in &mut managed.0 {
         let is_writer = except.is_some_and(|id| manager.id.is(id));
-        if !is_writer && manager.id.api_version == version {
+        if !is_writer {
             manager.set = std::mem::take(&mut manager.set).difference(&gone);
         }
     }
@@ -334,7 +335,7 @@ fn merge_config(
             return Err(conflicts);
         }
     }
-    disown(&mut managed, &comparison, Some(&id), &id.api_version);
+    disown(&mut managed, &comparison, Some(&id));
     if let Some(place) = managed.find(&id) {
         let manager = &mut managed.0[place];
         if merged == live.0 && manager.set == last && manager.time.is_some() {
@@ -351,7 +352,7 @@ fn conflicts(managed: &Managed, comparison: &Comparison, writer: &Id) -> Vec<Con
     let changed = comparison.changed();
     let mut found = Vec::new();
     for manager in &managed.0 {
-        if manager.id.is(writer) || manager.id.api_version != writer.api_version {
+        if manager.id.is(writer) {
             continue;
         }
         let paths = manager.set.intersection(&changed).paths();

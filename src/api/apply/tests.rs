@@ -413,6 +413,35 @@ fn kubectl_takes_over_from_its_client_side_apply() {
 }
 
 #[test]
+fn owners_by_another_version_are_owners_all_the_same() {
+    let ty = "apps.v1.Deployment";
+    let mut live = apply_as(
+        None,
+        &deployment(json!({"spec": {"replicas": 1}})),
+        "old",
+        ty,
+    );
+    let entry = &mut live.metadata_mut()["managedFields"][0];
+    entry["apiVersion"] = "apps/v1beta1".into();
+    entry["operation"] = "Update".into();
+    let wish = deployment(json!({"spec": {"replicas": 2}}));
+    let refused = apply(Some(&live), &wish, &writer("me", ty, 1), false).unwrap_err();
+    assert!(
+        refused
+            .message
+            .contains("conflict with \"old\" using apps/v1beta1: .spec.replicas"),
+        "{}",
+        refused.message
+    );
+    let forced = apply(Some(&live), &wish, &writer("me", ty, 1), true).unwrap();
+    let entries = forced.at(&["metadata", "managedFields"]).unwrap();
+    let old = entries.as_array().unwrap().iter();
+    let mut old = old.filter(|entry| entry["manager"] == "old");
+    let fields = &old.next().unwrap()["fieldsV1"];
+    assert_eq!(fields.pointer("/f:spec/f:replicas"), None);
+}
+
+#[test]
 fn configurations_with_entries_or_another_version_are_refused() {
     let ty = "apps.v1.Deployment";
     let live = apply_as(None, &deployment(json!({})), "me", ty);
@@ -593,7 +622,15 @@ mod any_object {
             let expect = codec::Expect { ty, mode: Mode::Strict, bytes_max: 1 << 20 };
             codec::decode(&bytes_a, codec::MediaType::Json, &expect).ok();
             codec::decode(&bytes_a, codec::MediaType::Yaml, &expect).ok();
-            codec::check_patched(a.clone(), ty, Mode::Strict).ok();
+            let patched = codec::Patched {
+                shown: String::new(),
+                duplicates: patch::duplicates(&bytes_b),
+                object: a.clone(),
+            };
+            codec::check_patched(patched, ty, Mode::Strict).ok();
+            if let Ok(bytes) = codec::protobuf::write::object(&a) {
+                codec::decode(&bytes, codec::MediaType::Protobuf, &expect).ok();
+            }
             read(&bytes_a, ty, Mode::Strict).ok();
             for kind in [patch::PatchType::Json, patch::PatchType::Merge, patch::PatchType::Strategic] {
                 patch::apply(kind, a.clone(), &bytes_b, ty).ok();

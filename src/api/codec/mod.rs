@@ -8,7 +8,7 @@
 //!
 //! JSON nests at most 128 deep, as `serde_json` has it.
 
-mod protobuf;
+pub mod protobuf;
 mod scalar;
 mod typed;
 pub mod yaml;
@@ -124,31 +124,47 @@ pub fn decode(
     Ok((object, problems.strict))
 }
 
+/// What [`check_patched`] says of the patch itself.
+#[derive(Debug)]
+pub struct Patched {
+    /// The object the patch made.
+    pub object: Value,
+    /// Fields the patch names twice, a text each.
+    pub duplicates: Vec<String>,
+    /// The patch as messages show it.
+    pub shown: String,
+}
+
 /// Checks an object that a patch made: as [`decode`], with the texts that upstream has for
 /// patches.
 pub fn check_patched(
-    patched: Value,
+    patch: Patched,
     ty: TypeRef<'_>,
     mode: Mode,
 ) -> Result<(Object, Vec<String>), ApiError> {
     let mut problems = Problems::new(mode != Mode::Ignore);
     let refuse = |text: &str| {
-        let field = FieldError::invalid("patch", &Value::from(patched.to_string()), text);
+        let field = FieldError::invalid("patch", &Value::from(patch.shown.as_str()), text);
         Err(ApiError::invalid("", "", "", &[field]))
     };
     let seed = typed::Root::new(ty, &mut problems);
-    let object = match seed.deserialize(&patched) {
+    let object = match seed.deserialize(&patch.object) {
         Ok(object) => object,
         Err(error) => return refuse(&error.to_string()),
     };
     if let Some(text) = &problems.mismatch {
         return refuse(text);
     }
-    if mode == Mode::Strict && !problems.strict.is_empty() {
-        let all = problems.strict.join(", ");
+    if mode == Mode::Ignore {
+        return Ok((object, Vec::new()));
+    }
+    let mut strict = patch.duplicates.clone();
+    strict.append(&mut problems.strict);
+    if mode == Mode::Strict && !strict.is_empty() {
+        let all = strict.join(", ");
         return refuse(&format!("strict decoding error: {all}"));
     }
-    Ok((object, problems.strict))
+    Ok((object, strict))
 }
 
 /// Drops what the type does not know and normalizes the rest; for objects that did not come from

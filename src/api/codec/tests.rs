@@ -190,7 +190,13 @@ fn choices_of_types_follow_the_value() {
 #[test]
 fn a_patched_object_is_refused_in_the_words_for_patches() {
     let ty = builtin().get("core.v1.ConfigMap").unwrap();
-    let error = check_patched(json!({"data": {"a": 1}}), ty, Mode::Ignore).unwrap_err();
+    let patched = |object: Value, duplicates: &[&str]| Patched {
+        shown: object.to_string(),
+        duplicates: duplicates.iter().map(|text| (*text).to_owned()).collect(),
+        object,
+    };
+    let wrong = patched(json!({"data": {"a": 1}}), &[]);
+    let error = check_patched(wrong, ty, Mode::Ignore).unwrap_err();
     assert_eq!(error.code, 422);
     assert!(
         error
@@ -199,8 +205,18 @@ fn a_patched_object_is_refused_in_the_words_for_patches() {
         "{}",
         error.message
     );
-    let (kept, warnings) =
-        check_patched(json!({"x": 1, "data": {"a": "b"}}), ty, Mode::Warn).unwrap();
+    let twice = || {
+        let object = json!({"x": 1, "data": {"a": "b"}});
+        patched(object, &["duplicate field \"data.a\""])
+    };
+    let (kept, warnings) = check_patched(twice(), ty, Mode::Warn).unwrap();
     assert_eq!(kept.into_value(), json!({"data": {"a": "b"}}));
-    assert_eq!(warnings, ["unknown field \"x\""]);
+    assert_eq!(
+        warnings,
+        ["duplicate field \"data.a\"", "unknown field \"x\""]
+    );
+    assert!(check_patched(twice(), ty, Mode::Ignore).unwrap().1.is_empty());
+    let refused = check_patched(twice(), ty, Mode::Strict).unwrap_err();
+    let all = "strict decoding error: duplicate field \"data.a\", unknown field \"x\"";
+    assert!(refused.message.ends_with(all), "{}", refused.message);
 }

@@ -2,7 +2,7 @@
 //! indexes count from the end, and a `test` for `null` holds where nothing is.
 
 use json_patch::jsonptr::{Pointer, PointerBuf, Token};
-use json_patch::{Patch, PatchOperation};
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use super::cannot_do;
@@ -14,7 +14,7 @@ const OPERATIONS_MAX: usize = 10_000;
 const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 pub(super) fn apply(mut current: Value, patch: &[u8]) -> Result<Value, ApiError> {
-    let Patch(operations) = serde_json::from_slice(patch)
+    let operations: Vec<Value> = serde_json::from_slice(patch)
         .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
     let count = operations.len();
     if count > OPERATIONS_MAX {
@@ -23,7 +23,9 @@ pub(super) fn apply(mut current: Value, patch: &[u8]) -> Result<Value, ApiError>
         )));
     }
     let mut copied_bytes = 0;
-    for mut operation in operations {
+    for operation in operations {
+        let operation = serde_json::from_value(operation);
+        let mut operation = operation.map_err(|error| cannot_do(&error.to_string()))?;
         count_from_end(&mut operation, &current);
         if let PatchOperation::Test(test) = &operation
             && test.value.is_null()

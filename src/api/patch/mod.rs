@@ -7,6 +7,7 @@
 mod json;
 mod merge;
 mod strategic;
+mod strict;
 
 use serde_json::Value;
 
@@ -53,12 +54,27 @@ pub fn apply(
     }
 }
 
-/// 422 for a patch that is well formed and cannot be done; `why` is for the details.
+/// One text for each field that the patch names twice.
+pub fn duplicates(patch: &[u8]) -> Vec<String> {
+    strict::duplicates(patch)
+}
+
+/// A patch as error messages show it: a strategic one as Go prints a map, else what it makes of
+/// the object.
+pub fn shown(kind: PatchType, patch: &[u8], patched: &Value) -> String {
+    match kind {
+        PatchType::Strategic => serde_json::from_slice(patch)
+            .map(|patch| strategic::go_print(&patch))
+            .unwrap_or_default(),
+        PatchType::Json | PatchType::Merge => patched.to_string(),
+    }
+}
+
+/// 422 for a patch that is well formed and cannot be done. Upstream does not tell clients why.
 fn cannot_do(why: &str) -> ApiError {
+    tracing::debug!(why, "patch cannot be done");
     ApiError {
-        details: Some(serde_json::json!({
-            "causes": [{"reason": "UnexpectedServerResponse", "message": why}],
-        })),
+        details: Some(serde_json::json!({})),
         ..ApiError::plain(
             422,
             "Invalid",

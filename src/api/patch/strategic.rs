@@ -439,7 +439,7 @@ fn go_kind(value: &Value) -> &'static str {
 }
 
 /// As Go's `%v` prints it.
-fn go_print(value: &Value) -> String {
+pub(super) fn go_print(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".into(),
         Value::String(text) => text.clone(),

@@ -41,6 +41,11 @@ impl Inner {
             info,
             field_selector: &field_selector,
         })?;
+        let table = self.parts.registry.snapshot();
+        let def = table.find(&info.group, &info.version, &info.resource);
+        if def.is_some_and(|def| route::is_misplaced(info, def.is_namespaced())) {
+            return Err(ApiError::no_such_path());
+        }
         if route::is_long_running(info) {
             return self.long_running(info, user, request).await;
         }

@@ -187,13 +187,15 @@ impl Handler {
         request: Request<Body>,
     ) -> Response<Body> {
         let is_local = request.extensions().get::<User>().is_some();
+        let prefers_protobuf = info.is_resource && respond::prefers_protobuf(request.headers());
+        let is_list = info.is_resource && info.verb == "list";
         let may_pack = !is_local && respond::accepts_gzip(request.headers());
         let inner = Arc::clone(&self.0);
         let path = info.path.clone();
         let work = async move { inner.serve(&info, request).await };
         let response = match AssertUnwindSafe(work.boxed()).catch_unwind().await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => respond::error(&error),
+            Ok(Err(error)) => respond::error_for(&error, prefers_protobuf),
             Err(_) => {
                 tracing::error!(path, audit_id = ?audit_id, "request panicked");
                 let message = format!(
@@ -203,10 +205,11 @@ impl Handler {
                 respond::error(&ApiError::internal(message))
             }
         };
-        if !may_pack {
-            return response;
+        match may_pack {
+            false => response,
+            true if is_list => respond::compressed_stream(respond::compressed(response).await),
+            true => respond::compressed(response).await,
         }
-        respond::compressed(response).await
     }
 
     /// The client's own id where it sent one, so that its logs and ours can be joined.

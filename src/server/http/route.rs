@@ -74,6 +74,19 @@ pub fn leads_to_node(info: &RequestInfo) -> bool {
         }
 }
 
+/// Whether the path has a namespace where the resource has none, or names an object without the
+/// namespace it must be in. Nothing is served there: permissions within a namespace would
+/// otherwise reach what is outside of all.
+pub fn is_misplaced(info: &RequestInfo, is_namespaced: bool) -> bool {
+    let is_collection = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    if is_namespaced {
+        return info.namespace.is_empty() && !info.name.is_empty() && !is_collection;
+    }
+    // Requests on one Namespace are in that namespace, as authorization sees it.
+    let is_namespace = info.group.is_empty() && info.resource == "namespaces";
+    !info.namespace.is_empty() && !(is_namespace && info.name == info.namespace)
+}
+
 /// Whether the answer streams for as long as the client wants it, so that no deadline applies.
 pub fn is_long_running(info: &RequestInfo) -> bool {
     if !info.is_resource {
@@ -216,6 +229,27 @@ mod tests {
     fn parsed(method: &str, url: &str) -> RequestInfo {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         request_info(&method.parse().unwrap(), path, query).unwrap()
+    }
+
+    #[test]
+    fn resources_are_served_in_the_place_they_have() {
+        let misplaced = |path: &str, is_namespaced| {
+            let (path, query) = path.split_once('?').unwrap_or((path, ""));
+            is_misplaced(
+                &request_info(&Method::GET, path, query).unwrap(),
+                is_namespaced,
+            )
+        };
+        assert!(misplaced("/api/v1/namespaces/x/nodes", false));
+        assert!(misplaced("/api/v1/namespaces/x/nodes/n/proxy/", false));
+        assert!(misplaced("/api/v1/namespaces/x/namespaces", false));
+        assert!(misplaced("/api/v1/namespaces/x/namespaces/y", false));
+        assert!(!misplaced("/api/v1/namespaces/x", false));
+        assert!(!misplaced("/api/v1/namespaces/x/status", false));
+        assert!(!misplaced("/api/v1/nodes/n/proxy/", false));
+        assert!(misplaced("/api/v1/pods/p", true));
+        assert!(!misplaced("/api/v1/pods?fieldSelector=metadata.name%3Dp", true));
+        assert!(!misplaced("/api/v1/namespaces/x/pods/p", true));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 
-use crate::api::codec::{self, Expect, MediaType, Mode};
+use crate::api::codec::{self, Expect, MediaType, Mode, protobuf};
 use crate::api::object::Object;
 use crate::api::options::{FieldValidation, WriteOptions};
 use crate::api::schema::{self, TypeRef};
@@ -19,7 +19,7 @@ use crate::server::request::{RequestInfo, User};
 use crate::server::storage::keys;
 
 use super::Core;
-use super::negotiate::{self, Output};
+use super::negotiate::{self, Encodings, Output};
 use super::render::Renderer;
 
 /// Longer bodies are refused, as upstream.
@@ -50,7 +50,7 @@ impl Call {
     ) -> Result<(Self, Body), ApiError> {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default().to_owned();
-        let output = negotiate::output(&parts.headers, &query)?;
+        let output = negotiate::output(&parts.headers, &query, encodings(&def))?;
         let call = Self {
             def,
             info,
@@ -129,7 +129,7 @@ impl Call {
     /// What the body comes in.
     pub(super) fn media_type(&self) -> Result<MediaType, ApiError> {
         MediaType::of(self.content_type()).ok_or_else(|| {
-            ApiError::unsupported_media_type(&["application/json", "application/yaml"])
+            ApiError::unsupported_media_type(encodings(&self.def).names())
         })
     }
 
@@ -205,6 +205,14 @@ pub(super) async fn read_body(mut body: Body) -> Result<Bytes, ApiError> {
     } else {
         rest.freeze()
     })
+}
+
+/// The encodings of a resource: those of its kind's type.
+fn encodings(def: &ResourceDef) -> Encodings {
+    match type_of(def) {
+        Ok(ty) if protobuf::write::has_form(ty) => Encodings::All,
+        _ => Encodings::Text,
+    }
 }
 
 /// The type of a resource's objects.

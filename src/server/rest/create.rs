@@ -69,6 +69,7 @@ pub(super) async fn make(
             Written::Done(bytes) => return Ok(bytes),
             Written::Again if tries > 0 => {}
             Written::Lost(_) if is_generated && tries > 0 => {}
+            Written::Lost(_) if is_generated => return Err(none_free(call, &candidate)),
             Written::Again | Written::Lost(_) => return Err(taken(call, &candidate)),
         }
     }
@@ -122,6 +123,21 @@ fn validate(call: &Call, object: &Object) -> Result<(), ApiError> {
         name => name,
     };
     Err(ApiError::invalid(kind.group, kind.kind, name, &wrong))
+}
+
+/// 409 after the last try of a generated name (`errors.NewGenerateNameConflict`).
+fn none_free(call: &Call, object: &Object) -> ApiError {
+    let error = taken(call, object);
+    let mut details = error.details.clone().unwrap_or_default();
+    details["retryAfterSeconds"] = 1.into();
+    ApiError {
+        message: format!(
+            "{}, the server was not able to generate a unique name for the object",
+            error.message
+        ),
+        details: Some(details),
+        ..error
+    }
 }
 
 fn taken(call: &Call, object: &Object) -> ApiError {

@@ -1,10 +1,8 @@
 //! `list`: a page of a resource at one revision, joined from the bytes of its objects.
 //!
 //! The first page comes from the cache. A page behind it is read at the same revision: from the
-//! cache while nothing of the resource has changed since, else from the store's history.
-//!
-//! DEVIATION: a continue token that is too old is refused without the token for an inconsistent
-//! rest that upstream offers; clients list again.
+//! cache while nothing of the resource has changed since, else from the store's history. Where
+//! that is no longer kept, the refusal carries a token for the rest as it is now.
 
 use std::sync::Arc;
 
@@ -78,21 +76,22 @@ pub(super) async fn page(
         after: token.as_ref().map(|token| token.after.as_str()),
         limit: usize::try_from(options.limit).unwrap_or(0),
     };
-    if let Some(token) = &token {
-        if wanted.is_some() {
-            return Err(ApiError::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
-        }
-        let page = page_at(core, def, &span, token.revision).await;
+    if token.is_some() && wanted.is_some_and(|revision| revision.0 > 0) {
+        return Err(ApiError::bad_request(
+            "specifying resource version is not allowed when using continue",
+        ));
+    }
+    if let Some(token) = &token
+        && let Some(revision) = token.revision
+    {
+        let page = page_at(core, def, &span, revision).await;
         return page.map_err(|error| match error.is_gone() {
-            true => ApiError::expired(
-                "The provided continue parameter is too old to display a consistent list result. \
-                 You can start a new list without the continue parameter.",
-            ),
+            true => inconsistent(token),
             false => error,
         });
     }
+    // A token without a revision goes on now.
+    let wanted = wanted.filter(|_| token.is_none());
     let exact = match (options.resource_version_match, wanted) {
         (Some(VersionMatch::Exact), _) => true,
         // As before there was `resourceVersionMatch`.
@@ -107,6 +106,26 @@ pub(super) async fn page(
     let snapshot = core.cacher.snapshot(&def.storage);
     let revision = snapshot.revision;
     Ok(page_of(&snapshot, def, &span, revision))
+}
+
+/// The refusal of a token that is too old, with one for the rest as it is now
+/// (`storage/etcd3.handleCompactedErrorForPaging`).
+fn inconsistent(token: &Continue) -> ApiError {
+    let rest = Continue {
+        revision: None,
+        after: token.after.clone(),
+    };
+    ApiError {
+        continue_token: rest.encode(),
+        ..ApiError::expired(
+            "The provided continue parameter is too old to display a consistent list result. \
+             You can start a new list without the continue parameter, or use the continue token \
+             in this response to retrieve the remainder of the results. Continuing with the \
+             provided token results in an inconsistent list - objects that were created, \
+             modified, or deleted between the time the first chunk was returned and now may \
+             show up in the list.",
+        )
+    }
 }
 
 async fn page_at(
@@ -212,7 +231,11 @@ async fn page_of_history(
 /// The answer that carries `page`.
 pub(super) fn respond(renderer: &Renderer, page: Page) -> Result<Response<Body>, ApiError> {
     let revision = page.revision;
-    let next = page.next.map(|after| Continue { revision, after }.encode());
+    let token = |after| Continue {
+        revision: Some(revision),
+        after,
+    };
+    let next = page.next.map(|after| token(after).encode());
     let meta = ListMeta {
         resource_version: revision.0.to_string(),
         continue_token: next.unwrap_or_default(),
@@ -223,7 +246,7 @@ pub(super) fn respond(renderer: &Renderer, page: Page) -> Result<Response<Body>,
         joined(&renderer.def, &meta, page.items)
     } else {
         let list = renderer.list(&meta, page.items.iter().map(|item| item.bytes()))?;
-        body_from(render::encode(list, encoding)?)
+        body_from(list)
     };
     Ok(render::respond(StatusCode::OK, encoding, body))
 }

@@ -40,7 +40,7 @@ use crate::server::admission::{Chain, Lookup};
 use crate::server::alloc::Alloc;
 use crate::server::authz::Authz;
 use crate::server::cacher::Cacher;
-use crate::server::registry::Registry;
+use crate::server::registry::{Registry, ResourceDef};
 use crate::server::request::{RequestInfo, User};
 use crate::server::webhook::Webhooks;
 use crate::store::{self, Store};
@@ -172,6 +172,7 @@ impl Rest {
             .filter(|def| !def.storage.is_empty())
             .ok_or_else(ApiError::no_such_path)?;
         let (mut call, body) = Call::new(Arc::clone(def), info, user, request)?;
+        call.warn(deprecation(&call.def).map(str::to_owned));
         let answered = if is_binding {
             subresource::binding::bind(core, &mut call, body).await
         } else {
@@ -188,6 +189,17 @@ impl Rest {
             .extensions_mut()
             .insert(call.notes.take_annotations());
         Ok(response)
+    }
+}
+
+/// What every request on a deprecated API is told (`APILifecycleDeprecated`).
+fn deprecation(def: &ResourceDef) -> Option<&'static str> {
+    match (def.gvr.group.as_str(), def.gvr.resource.as_str()) {
+        ("", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 

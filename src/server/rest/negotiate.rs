@@ -1,8 +1,8 @@
 //! Which form of an answer a client asks for by `Accept`: the object itself, a `Table` or its
-//! metadata only; JSON or YAML (`k8s.io/apiserver/pkg/endpoints/handlers/negotiation`).
+//! metadata only; JSON, YAML or, for built-in kinds, protobuf
+//! (`k8s.io/apiserver/pkg/endpoints/handlers/negotiation`).
 //!
-//! DEVIATION: protobuf and CBOR are not served. Clients name JSON behind them and get that; one
-//! that accepts nothing else gets 406.
+//! Deliberately not here: CBOR, which is off by default upstream. Clients name JSON behind it.
 
 use http::HeaderMap;
 use http::header::{ACCEPT, USER_AGENT};
@@ -10,7 +10,26 @@ use http::header::{ACCEPT, USER_AGENT};
 use crate::api::status::ApiError;
 use crate::api::table::Include;
 
-const ACCEPTED: &[&str] = &["application/json", "application/yaml"];
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// Which encodings a resource has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encodings {
+    /// Also protobuf: the kinds upstream is built with.
+    All,
+    /// JSON and YAML: custom resources.
+    Text,
+}
+
+impl Encodings {
+    /// As messages list them.
+    pub(super) fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::All => &["application/json", "application/yaml", PROTOBUF],
+            Self::Text => &["application/json", "application/yaml"],
+        }
+    }
+}
 
 /// How bytes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +38,7 @@ pub(super) enum Encoding {
     /// JSON for human eyes.
     Pretty,
     Yaml,
+    Protobuf,
 }
 
 /// What is written; the text is the version of `meta.k8s.io`.
@@ -41,7 +61,11 @@ pub(super) struct Output {
 }
 
 /// Reads `Accept`, `includeObject` and `pretty`.
-pub(super) fn output(headers: &HeaderMap, query: &str) -> Result<Output, ApiError> {
+pub(super) fn output(
+    headers: &HeaderMap,
+    query: &str,
+    served: Encodings,
+) -> Result<Output, ApiError> {
     let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok());
     let accept = accept.unwrap_or_default();
     let (encoding, form) = if accept.is_empty() || accept == "application/json" {
@@ -49,8 +73,8 @@ pub(super) fn output(headers: &HeaderMap, query: &str) -> Result<Output, ApiErro
     } else {
         by_preference(accept)
             .into_iter()
-            .find_map(clause)
-            .ok_or_else(|| ApiError::not_acceptable(ACCEPTED))?
+            .find_map(|text| clause(text, served))
+            .ok_or_else(|| ApiError::not_acceptable(served.names()))?
     };
     let encoding = match encoding {
         Encoding::Json if is_pretty(headers, query) => Encoding::Pretty,
@@ -82,11 +106,12 @@ fn by_preference(accept: &str) -> Vec<&str> {
 }
 
 /// `None`: not something that is served.
-fn clause(clause: &str) -> Option<(Encoding, Form)> {
+fn clause(clause: &str, served: Encodings) -> Option<(Encoding, Form)> {
     let mut parts = clause.split(';').map(str::trim);
     let encoding = match parts.next()? {
         "*/*" | "application/*" | "application/json" => Encoding::Json,
         "application/yaml" => Encoding::Yaml,
+        PROTOBUF if served == Encodings::All => Encoding::Protobuf,
         _ => return None,
     };
     let (mut kind, mut group, mut version) = ("", "", "");
@@ -107,7 +132,8 @@ fn clause(clause: &str) -> Option<(Encoding, Form)> {
         _ => return None,
     };
     match kind {
-        "Table" => Some((encoding, Form::Table(version))),
+        // A Table has no protobuf form (`RequestScope.AllowsMediaTypeTransform`).
+        "Table" if encoding != Encoding::Protobuf => Some((encoding, Form::Table(version))),
         "PartialObjectMetadata" | "PartialObjectMetadataList" => {
             Some((encoding, Form::Metadata(version)))
         }
@@ -148,11 +174,30 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn of(accept: &str) -> Option<(Encoding, Form)> {
+    fn accepting(accept: &str, served: Encodings) -> Option<(Encoding, Form)> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        let output = output(&headers, "").ok()?;
+        let output = output(&headers, "", served).ok()?;
         Some((output.encoding, output.form))
+    }
+
+    fn of(accept: &str) -> Option<(Encoding, Form)> {
+        accepting(accept, Encodings::Text)
+    }
+
+    #[test]
+    fn builtin_kinds_are_served_in_protobuf_where_that_comes_first() {
+        let of = |accept| accepting(accept, Encodings::All);
+        let typed = "application/vnd.kubernetes.protobuf,application/json";
+        assert_eq!(of(typed), Some((Encoding::Protobuf, Form::Object)));
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,\
+            application/json;as=Table;g=meta.k8s.io;v=v1";
+        assert_eq!(of(table), Some((Encoding::Json, Form::Table("v1"))));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;\
+            g=meta.k8s.io;v=v1";
+        let metadata = of(metadata);
+        assert_eq!(metadata, Some((Encoding::Protobuf, Form::Metadata("v1"))));
+        assert_eq!(of("*/*").unwrap().0, Encoding::Json);
     }
 
     #[test]
@@ -179,8 +224,9 @@ mod tests {
     fn people_get_readable_json_unless_they_say_no() {
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, "curl/8.1".parse().unwrap());
-        assert_eq!(output(&headers, "").unwrap().encoding, Encoding::Pretty);
-        let plain = output(&headers, "pretty=false").unwrap();
+        let of = |query| output(&headers, query, Encodings::Text).unwrap();
+        assert_eq!(of("").encoding, Encoding::Pretty);
+        let plain = of("pretty=false");
         assert_eq!(plain.encoding, Encoding::Json);
     }
 }

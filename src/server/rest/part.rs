@@ -22,6 +22,9 @@ pub(super) enum Part {
     Status,
     /// `spec.replicas`, seen as an `autoscaling/v1 Scale`.
     Scale,
+    /// The same, where what is made is the whole object: server-side apply, which has to see who
+    /// owns the field in it.
+    ScaleOfWhole,
     /// Whether a CertificateSigningRequest is approved.
     Approval,
     /// `spec.finalizers` of a Namespace.
@@ -52,7 +55,7 @@ impl Part {
     /// The type of the bodies.
     pub(super) fn ty(self, def: &ResourceDef) -> Result<TypeRef<'static>, ApiError> {
         match self {
-            Part::Scale => named_type("autoscaling.v1.Scale"),
+            Part::Scale | Part::ScaleOfWhole => named_type("autoscaling.v1.Scale"),
             _ => type_of(def),
         }
     }
@@ -85,7 +88,7 @@ impl Part {
     pub(super) fn prepare(self, def: &ResourceDef, new: &mut Object, old: &Object) {
         let kind = def.rules.kind();
         match self {
-            Part::Main | Part::Scale => (kind.prepare_update)(new, old),
+            Part::Main | Part::Scale | Part::ScaleOfWhole => (kind.prepare_update)(new, old),
             Part::Status => (kind.prepare_status)(new, old),
             Part::Approval => certificates::only_conditions(new, old),
             Part::Finalize => {
@@ -124,7 +127,7 @@ impl Part {
         };
         match self {
             Part::Main => wrong.extend((kind.validate_update)(new, old)),
-            Part::Scale => {
+            Part::Scale | Part::ScaleOfWhole => {
                 wrong.extend(wrong_replicas(new));
                 wrong.extend((kind.validate_update)(new, old));
             }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use crate::api::apply;
-use crate::api::codec;
+use crate::api::codec::{self, Patched};
 use crate::api::object::Object;
 use crate::api::options::PatchOptions;
 use crate::api::patch::{self, PatchType};
@@ -42,6 +42,11 @@ pub(super) async fn patch(
     let make = |seen: &Object| {
         let current = seen.clone().into_value();
         let patched = patch::apply(kind, current, &body, ty)?;
+        let patched = Patched {
+            shown: patch::shown(kind, &body, &patched),
+            duplicates: patch::duplicates(&body),
+            object: patched,
+        };
         let checked = codec::check_patched(patched, ty, mode(options.write.field_validation));
         let (object, warnings) = checked?;
         call.warn(warnings);
@@ -67,13 +72,6 @@ async fn apply_patch(
     (part, options): (Part, &PatchOptions),
     body: &Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    if part == Part::Scale {
-        // DEVIATION: upstream maps the fields of a Scale to those of its object and back.
-        return Err(ApiError::unsupported_media_type(&[
-            "application/json-patch+json",
-            "application/merge-patch+json",
-        ]));
-    }
     let def = &call.def;
     let ty = part.ty(def)?;
     let read = apply::read(body, ty, mode(options.write.field_validation));
@@ -88,12 +86,23 @@ async fn apply_patch(
     let manager = options.write.field_manager.as_str();
     let subresource = call.info.subresource.as_str();
     let writer = prepare::writer_of(def, (manager, subresource, core.clock.now()))?;
+    let make = |live: &Object| match part {
+        Part::Scale => {
+            let config = config_of_scale(&config, live);
+            let applied = apply::apply(Some(live), &config, &writer, options.force);
+            applied.map_err(|error| in_scale(error, live))
+        }
+        _ => apply::apply(Some(live), &config, &writer, options.force),
+    };
     let change = Change {
-        part,
+        part: match part {
+            Part::Scale => Part::ScaleOfWhole,
+            part => part,
+        },
         subresource,
         manager: None,
         dry_run: options.write.dry_run,
-        make: &|live| apply::apply(Some(live), &config, &writer, options.force),
+        make: &make,
     };
     if let Some(written) = update::carry_out(core, call, &change).await? {
         return update::respond(core, call, part, (StatusCode::OK, &written));
@@ -113,6 +122,38 @@ async fn apply_patch(
             update::respond(core, call, part, (StatusCode::OK, &written))
         }
         made => update::respond(core, call, part, (StatusCode::CREATED, &made?)),
+    }
+}
+
+/// What an applied `Scale` wants of the object it scales: the fields are those of the object, so
+/// that it is merged, and its owners are compared, there (`managedfields.ScaleHandler`).
+fn config_of_scale(scale: &Object, live: &Object) -> Object {
+    let mut like = Object::default();
+    for field in ["apiVersion", "kind"] {
+        if let Some(value) = live.0.get(field) {
+            like.0.insert(field.to_owned(), value.clone());
+        }
+    }
+    let mut config = Part::Scale.merge(scale.clone(), &like);
+    let meta = config.metadata_mut();
+    meta.retain(|_, value| value.as_str() != Some(""));
+    for field in ["name", "namespace"] {
+        if let Some(value) = scale.at(&["metadata", field]) {
+            meta.insert(field.to_owned(), value.clone());
+        }
+    }
+    config
+}
+
+/// A conflict in the words of the path: owners are compared as owners of a `Scale`.
+fn in_scale(error: ApiError, live: &Object) -> ApiError {
+    let own = format!(" using {}", live.api_version());
+    let said = |text: &str| text.replace(&own, " using autoscaling/v1");
+    let details = error.details.as_ref().map(|details| said(&details.to_string()));
+    ApiError {
+        message: said(&error.message),
+        details: details.and_then(|details| serde_json::from_str(&details).ok()),
+        ..error
     }
 }
 

@@ -1,5 +1,5 @@
 //! Objects as the client asked for them: as they are, as rows of a Table, as metadata only; in
-//! the version of the request; in JSON or YAML.
+//! the version of the request; in JSON, YAML or protobuf.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::api::codec::protobuf::{self, write::ListWriter};
 use crate::api::object::Object;
 use crate::api::status::ApiError;
 use crate::api::table::{Include, ListMeta, TableWriter, partial_metadata};
@@ -64,6 +65,39 @@ impl Renderer {
 
     /// Stored objects as the items of a list, or the rows of a Table, with the list around them.
     pub(super) fn list<'a>(
+        &self,
+        meta: &ListMeta,
+        stored: impl Iterator<Item = &'a Bytes>,
+    ) -> Result<Bytes, ApiError> {
+        match self.output.encoding {
+            Encoding::Protobuf => self.protobuf_list(meta, stored),
+            encoding => encode(self.json_list(meta, stored)?, encoding),
+        }
+    }
+
+    fn protobuf_list<'a>(
+        &self,
+        meta: &ListMeta,
+        stored: impl Iterator<Item = &'a Bytes>,
+    ) -> Result<Bytes, ApiError> {
+        let (api_version, kind) = match self.output.form {
+            Form::Metadata(version) => (
+                format!("meta.k8s.io/{version}"),
+                "PartialObjectMetadataList",
+            ),
+            _ => (self.def.gvk.api_version(), self.def.list_kind.as_str()),
+        };
+        let list = ListWriter::new(&api_version, kind, &meta.to_json());
+        let mut list = list.map_err(ApiError::internal)?;
+        for bytes in stored {
+            let item = serde_json::from_slice(&self.item(bytes, false)?);
+            let item = item.map_err(ApiError::internal)?;
+            list.push(&item).map_err(ApiError::internal)?;
+        }
+        Ok(list.finish().into())
+    }
+
+    fn json_list<'a>(
         &self,
         meta: &ListMeta,
         stored: impl Iterator<Item = &'a Bytes>,
@@ -265,6 +299,10 @@ pub(super) fn encode(json: Bytes, encoding: Encoding) -> Result<Bytes, ApiError>
     let value: Value = serde_json::from_slice(&json).map_err(ApiError::internal)?;
     Ok(match encoding {
         Encoding::Json => json,
+        Encoding::Protobuf => {
+            let object = protobuf::write::object(&value);
+            object.map_err(ApiError::internal)?.into()
+        }
         Encoding::Pretty => {
             let mut text = serde_json::to_vec_pretty(&value).map_err(ApiError::internal)?;
             text.push(b'\n');
@@ -281,6 +319,7 @@ pub(super) fn respond(status: StatusCode, encoding: Encoding, body: Body) -> Res
     let media = match encoding {
         Encoding::Json | Encoding::Pretty => "application/json",
         Encoding::Yaml => "application/yaml",
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf",
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
-use http::{Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use crate::api::codec::protobuf;
 use crate::api::options::ListOptions;
 use crate::api::status::ApiError;
 use crate::api::table::{ListMeta, TableWriter};
@@ -32,8 +34,11 @@ use super::{Core, errors, read};
 
 /// How often a client that understands bookmarks gets one, as upstream.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// How long before its end a watch gets a last bookmark, as upstream.
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream.
 const LIFE_MIN: Duration = Duration::from_secs(1800);
+const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// Joined into one chunk, where so many are waiting.
 const EVENTS_PER_CHUNK_MAX: usize = 128;
 /// A chunk is sent when it has grown beyond this.
@@ -45,7 +50,10 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
     let mut renderer = call.renderer(core);
     match renderer.output.encoding {
         Encoding::Yaml => {
-            return Err(ApiError::not_acceptable(&["application/json;stream=watch"]));
+            return Err(ApiError::not_acceptable(&[
+                "application/json;stream=watch",
+                PROTOBUF_STREAM,
+            ]));
         }
         // One event a line, whoever reads it.
         encoding => {
@@ -62,10 +70,11 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
     };
     let start = start(core, call, &options).await?;
     let now = Instant::now();
-    // Watches that were opened together do not get their bookmarks together.
-    let next_bookmark = now + BOOKMARK_EVERY.mul_f64(0.8 + 0.2 * core.rng.fraction());
     let ends = now + life;
+    // Watches that were opened together do not get their bookmarks together.
+    let first_bookmark = now + BOOKMARK_EVERY.mul_f64(0.8 + 0.2 * core.rng.fraction());
     let bookmarks = options.allow_watch_bookmarks;
+    let encoding = renderer.output.encoding;
     // In a box: there may be very many watches, and what runs them would hold it several times.
     let watch = Box::new(Watch {
         start,
@@ -77,7 +86,7 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
         },
         ends,
         alarm: Box::pin(sleep_until(if bookmarks {
-            ends.min(next_bookmark)
+            bookmark_time(first_bookmark, now, ends)
         } else {
             ends
         })),
@@ -88,7 +97,23 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
         Some((Ok(http_body::Frame::data(chunk)), watch))
     });
     let body = StreamBody::new(frames).boxed_unsync();
-    Ok(render::respond(StatusCode::OK, Encoding::Json, body))
+    let mut response = render::respond(StatusCode::OK, encoding, body);
+    if encoding == Encoding::Protobuf {
+        let media = HeaderValue::from_static(PROTOBUF_STREAM);
+        response.headers_mut().insert(CONTENT_TYPE, media);
+    }
+    Ok(response)
+}
+
+/// When the next bookmark is due: at `regular`, or shortly before the watch ends if that is
+/// earlier, so that its client resumes from where it was; at the end where it has had that one (`cacheWatcher.nextBookmarkTime`).
+fn bookmark_time(regular: Instant, now: Instant, ends: Instant) -> Instant {
+    let last = ends.checked_sub(BOOKMARK_BEFORE_END).unwrap_or(ends);
+    if last > now {
+        regular.min(last)
+    } else {
+        regular.min(ends)
+    }
 }
 
 /// What a watch delivers first.
@@ -213,7 +238,8 @@ impl Watch {
                 if now >= self.ends {
                     return None;
                 }
-                self.alarm.as_mut().reset(self.ends.min(now + BOOKMARK_EVERY));
+                let next = bookmark_time(now + BOOKMARK_EVERY, now, self.ends);
+                self.alarm.as_mut().reset(next);
                 if let Some(revision) = watcher.progress() {
                     self.lines.bookmark(&mut chunk, revision, false);
                 }
@@ -278,10 +304,22 @@ impl Lines {
 
     fn object(&mut self, out: &mut BytesMut, kind: &str, stored: &Bytes) {
         let columns = std::mem::take(&mut self.columns);
-        match self.renderer.item(stored, columns) {
-            Ok(bytes) => line(out, kind, &bytes),
+        let item = self.renderer.item(stored, columns);
+        match item.and_then(|json| self.line(out, kind, &json)) {
+            Ok(()) => {}
             Err(error) => self.error(out, &error),
         }
+    }
+
+    /// Frames an event around `object`, which is JSON.
+    fn line(&self, out: &mut BytesMut, kind: &str, object: &Bytes) -> Result<(), ApiError> {
+        if self.renderer.output.encoding == Encoding::Protobuf {
+            let object = render::encode(object.clone(), Encoding::Protobuf)?;
+            out.put_slice(&protobuf::write::frame(kind, &object));
+        } else {
+            line(out, kind, object);
+        }
+        Ok(())
     }
 
     fn bookmark(&self, out: &mut BytesMut, revision: Revision, is_initial_end: bool) {
@@ -305,11 +343,17 @@ impl Lines {
                 table.finish()
             }
         };
-        line(out, "BOOKMARK", &object);
+        if let Err(error) = self.line(out, "BOOKMARK", &object.into()) {
+            self.error(out, &error);
+        }
     }
 
     fn error(&self, out: &mut BytesMut, error: &ApiError) {
-        out.put_slice(&watch::error(error));
+        let status = Bytes::from(error.to_status().to_string());
+        if self.line(out, "ERROR", &status).is_err() {
+            // A Status has a form in each encoding.
+            out.put_slice(&watch::error(error));
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::harness::Api;
+use crate::api::codec::{self, Expect, MediaType, Mode};
+use crate::api::schema::builtin;
 use crate::store::Store;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -90,6 +93,59 @@ async fn pages_of_a_list_are_of_one_revision() {
     let (code, message) = api.err(&last, Value::Null).await;
     assert_eq!(code, 410);
     assert!(message.starts_with("The provided continue parameter is too old"));
+    // The rest is there as it is now, page by page.
+    let refused = api.send(&last, Value::Null).await.unwrap_err();
+    let rest = format!("GET {MAPS}?limit=2&continue={}", refused.continue_token);
+    make(&api, &["f", "g"]).await;
+    let page = api.ok(&rest, Value::Null).await;
+    assert_eq!(names(&page), ["e", "f"]);
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    let last = format!("GET {MAPS}?limit=2&continue={token}");
+    assert_eq!(names(&api.ok(&last, Value::Null).await), ["g"]);
+}
+
+#[tokio::test]
+async fn builtin_kinds_are_read_listed_and_watched_in_protobuf() {
+    const ACCEPT: &str = "accept: application/vnd.kubernetes.protobuf";
+    let api = Api::new().await;
+    make(&api, &["a", "b"]).await;
+    let ty = builtin().get("core.v1.ConfigMap").unwrap();
+    let read = |bytes: &[u8]| {
+        let expect = Expect {
+            ty,
+            mode: Mode::Strict,
+            bytes_max: 1 << 20,
+        };
+        let (object, _) = codec::decode(bytes, MediaType::Protobuf, &expect).unwrap();
+        object
+    };
+    let line = format!("GET {MAPS}/a | {ACCEPT}");
+    let one = api.send(&line, Value::Null).await.unwrap();
+    assert_eq!(
+        one.headers()["content-type"],
+        "application/vnd.kubernetes.protobuf"
+    );
+    let bytes = one.into_body().collect().await.unwrap().to_bytes();
+    let json = api.ok(&format!("GET {MAPS}/a"), Value::Null).await;
+    assert_eq!(read(&bytes).into_value(), json);
+
+    let line = format!("GET {MAPS} | {ACCEPT}");
+    let list = api.send(&line, Value::Null).await.unwrap();
+    let list = list.into_body().collect().await.unwrap();
+    assert!(list.to_bytes().starts_with(b"k8s\0"));
+
+    let watch = format!("WATCH {MAPS}?fieldSelector=metadata.name%3Db | {ACCEPT}");
+    let watch = api.send(&watch, Value::Null).await.unwrap();
+    assert_eq!(
+        watch.headers()["content-type"],
+        "application/vnd.kubernetes.protobuf;stream=watch"
+    );
+    let mut body = watch.into_body();
+    let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let length = u32::from_be_bytes(frame[..4].try_into().unwrap());
+    assert_eq!(length as usize, frame.len() - 4);
+    let at = frame.windows(4).position(|part| part == b"k8s\0").unwrap();
+    assert_eq!(read(&frame[at..]).name(), "b");
 }
 
 #[tokio::test]

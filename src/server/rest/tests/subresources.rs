@@ -137,6 +137,58 @@ async fn a_scale_is_read_and_written() {
 }
 
 #[tokio::test]
+async fn a_scale_is_applied_and_its_owners_are_those_of_the_object() {
+    const APPLY: &str = "content-type: application/apply-patch+yaml";
+    let api = Api::new().await;
+    let path = "/apis/apps/v1/namespaces/default/replicasets";
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "c", "image": "i"}]},
+            },
+        },
+    });
+    api.ok(&format!("POST {path}?fieldManager=maker"), set)
+        .await;
+    let scale = |replicas: u32| {
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": replicas}})
+    };
+    let line = format!("PATCH {path}/web/scale?fieldManager=scaler");
+    let refused = api.err(&format!("{line} | {APPLY}"), scale(4)).await;
+    assert_eq!(
+        refused,
+        (
+            409,
+            "Apply failed with 1 conflict: conflict with \"maker\" using autoscaling/v1: \
+             .spec.replicas"
+                .to_owned()
+        )
+    );
+    let forced = format!("{line}&force=true | {APPLY}");
+    let applied = api.ok(&forced, scale(4)).await;
+    assert_eq!(applied["kind"], "Scale");
+    assert_eq!(applied["spec"]["replicas"], 4);
+    let set = api.ok(&format!("GET {path}/web"), Value::Null).await;
+    assert_eq!(set["spec"]["template"]["spec"]["containers"][0]["name"], "c");
+    let entries = set["metadata"]["managedFields"].as_array().unwrap();
+    let entry = entries.iter().find(|entry| entry["manager"] == "scaler");
+    let entry = entry.unwrap();
+    assert_eq!(entry["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(
+        (&entry["subresource"], &entry["apiVersion"]),
+        (&json!("scale"), &json!("apps/v1"))
+    );
+    let maker = entries.iter().find(|entry| entry["manager"] == "maker");
+    let still = &maker.unwrap()["fieldsV1"]["f:spec"];
+    assert_eq!(still.get("f:replicas"), None);
+    let again = api.ok(&format!("{line} | {APPLY}"), scale(5)).await;
+    assert_eq!(again["spec"]["replicas"], 5);
+}
+
+#[tokio::test]
 async fn a_token_is_bound_to_a_pod_of_its_account() {
     let api = Api::new().await;
     let made = pod(&api, "p").await;

@@ -1,4 +1,5 @@
-//! `application/vnd.kubernetes.protobuf` bodies → the JSON they stand for.
+//! `application/vnd.kubernetes.protobuf` bodies → the JSON they stand for; [`write`](mod@write)
+//! is the way back.
 //!
 //! A body is `k8s\0` and a `runtime.Unknown`: the kind, and the object's message. Field numbers are
 //! a table (`schema/field_numbers.tsv`, Kubernetes 1.35's; fields that are newer are skipped like
@@ -8,6 +9,8 @@
 //! Protobuf always carries Go's plain values and carries pointers only when they are set. What is
 //! zero and no pointer is left out, as JSON's `omitempty` does; [`POINTERS`] are the numbers and
 //! switches that are pointers, where zero is a value.
+
+pub mod write;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -25,7 +28,7 @@ const MAGIC: &[u8] = b"k8s\0";
 /// Deeper messages are refused; the deepest built-in type has about twenty.
 const DEPTH_MAX: usize = 64;
 /// Numbers, named by type, of the fields of every built-in type.
-const TABLE: &str = include_str!("../schema/field_numbers.tsv");
+const TABLE: &str = include_str!("../../schema/field_numbers.tsv");
 
 /// Numbers and switches that are pointers in Go.
 const POINTERS: &[&str] = &[
@@ -275,6 +278,16 @@ fn value(
             let mut object = Map::new();
             message(&inner.ty().name, inner, bytes, &mut object, depth + 1)?;
             Value::Object(object)
+        }
+        // The values of a map that are lists have a message of their own (`ExtraValue`).
+        (Shape::List(list), Wire::Bytes(bytes)) => {
+            let mut items = Vec::new();
+            for field in fields(bytes) {
+                if let (1, wire) = field? {
+                    items.extend(value(&list.items, ty, wire, depth)?);
+                }
+            }
+            Value::Array(items)
         }
         _ => return Err("the value is of another type".to_owned()),
     };
