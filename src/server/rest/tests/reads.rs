@@ -200,7 +200,7 @@ async fn a_table_has_columns_and_rows_and_metadata_comes_alone() {
     assert_eq!(names(&list), ["a", "b"]);
     let refused = api
         .err(
-            &format!("GET {MAPS} | accept: application/vnd.kubernetes.protobuf"),
+            &format!("GET {MAPS} | accept: application/cbor"),
             Value::Null,
         )
         .await;
@@ -265,6 +265,8 @@ async fn a_watch_resumes_marks_its_progress_and_ends() {
         now.as_str()
     );
     assert_eq!(bookmark["object"]["kind"], "ConfigMap");
+    // The last one comes shortly before the end.
+    assert_eq!(events.next().await.unwrap()["type"], "BOOKMARK");
     assert_eq!(events.next().await, None);
 }
 
