@@ -22,7 +22,7 @@ use crate::api::status::ApiError;
 use crate::client::Body;
 use crate::server::webhook::{Dial, Stream};
 use crate::util::byte_body;
-use crate::util::errors::chain;
+use crate::util::errors::{self, chain};
 use crate::util::tasks::Tasks;
 
 use super::part;
@@ -193,7 +193,8 @@ impl Dial for Tunnels {
             let stream = tokio::net::TcpStream::connect(address).await;
             let stream = stream.map_err(|error| {
                 ApiError::unavailable(format!(
-                    "error trying to reach service: dial tcp {address}: {error}"
+                    "error trying to reach service: dial tcp {address}: {}",
+                    errors::dial(&error)
                 ))
             })?;
             return Ok(Box::new(stream));

@@ -50,7 +50,7 @@ impl Call {
     ) -> Result<(Self, Body), ApiError> {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().unwrap_or_default().to_owned();
-        let output = negotiate::output(&parts.headers, &query, encodings(&def))?;
+        let output = negotiate::output(&parts.headers, &query, || encodings(&def))?;
         let call = Self {
             def,
             info,

@@ -60,17 +60,18 @@ pub(super) struct Output {
     pub(super) include: Include,
 }
 
-/// Reads `Accept`, `includeObject` and `pretty`.
+/// Reads `Accept`, `includeObject` and `pretty`. `served` is asked only where that matters.
 pub(super) fn output(
     headers: &HeaderMap,
     query: &str,
-    served: Encodings,
+    served: impl FnOnce() -> Encodings,
 ) -> Result<Output, ApiError> {
     let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok());
     let accept = accept.unwrap_or_default();
     let (encoding, form) = if accept.is_empty() || accept == "application/json" {
         (Encoding::Json, Form::Object)
     } else {
+        let served = served();
         by_preference(accept)
             .into_iter()
             .find_map(|text| clause(text, served))
@@ -177,7 +178,7 @@ mod tests {
     fn accepting(accept: &str, served: Encodings) -> Option<(Encoding, Form)> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        let output = output(&headers, "", served).ok()?;
+        let output = output(&headers, "", || served).ok()?;
         Some((output.encoding, output.form))
     }
 
@@ -224,7 +225,7 @@ mod tests {
     fn people_get_readable_json_unless_they_say_no() {
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, "curl/8.1".parse().unwrap());
-        let of = |query| output(&headers, query, Encodings::Text).unwrap();
+        let of = |query| output(&headers, query, || Encodings::Text).unwrap();
         assert_eq!(of("").encoding, Encoding::Pretty);
         let plain = of("pretty=false");
         assert_eq!(plain.encoding, Encoding::Json);
