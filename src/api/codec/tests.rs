@@ -215,7 +215,12 @@ fn a_patched_object_is_refused_in_the_words_for_patches() {
         warnings,
         ["duplicate field \"data.a\"", "unknown field \"x\""]
     );
-    assert!(check_patched(twice(), ty, Mode::Ignore).unwrap().1.is_empty());
+    assert!(
+        check_patched(twice(), ty, Mode::Ignore)
+            .unwrap()
+            .1
+            .is_empty()
+    );
     let refused = check_patched(twice(), ty, Mode::Strict).unwrap_err();
     let all = "strict decoding error: duplicate field \"data.a\", unknown field \"x\"";
     assert!(refused.message.ends_with(all), "{}", refused.message);

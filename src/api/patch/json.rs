@@ -1,8 +1,8 @@
 //! JSON patch (RFC 6902), with what `evanphx/json-patch` adds to it and clients rely on: negative
 //! indexes count from the end, and a `test` for `null` holds where nothing is.
 
-use json_patch::jsonptr::{Pointer, PointerBuf, Token};
 use json_patch::PatchOperation;
+use json_patch::jsonptr::{Pointer, PointerBuf, Token};
 use serde_json::Value;
 
 use super::cannot_do;

@@ -52,9 +52,7 @@ pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
 /// A failure for a client that prefers protobuf, or JSON.
 pub(crate) fn error_for(error: &ApiError, prefers_protobuf: bool) -> Response<Body> {
     let mut response = self::error(error);
-    if prefers_protobuf
-        && let Ok(status) = protobuf::write::object(&error.to_status())
-    {
+    if prefers_protobuf && let Ok(status) = protobuf::write::object(&error.to_status()) {
         let media = HeaderValue::from_static(PROTOBUF);
         response.headers_mut().insert(CONTENT_TYPE, media);
         *response.body_mut() = body_from(status);

@@ -248,7 +248,10 @@ mod tests {
         assert!(!misplaced("/api/v1/namespaces/x/status", false));
         assert!(!misplaced("/api/v1/nodes/n/proxy/", false));
         assert!(misplaced("/api/v1/pods/p", true));
-        assert!(!misplaced("/api/v1/pods?fieldSelector=metadata.name%3Dp", true));
+        assert!(!misplaced(
+            "/api/v1/pods?fieldSelector=metadata.name%3Dp",
+            true
+        ));
         assert!(!misplaced("/api/v1/namespaces/x/pods/p", true));
     }
 

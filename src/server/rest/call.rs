@@ -128,9 +128,8 @@ impl Call {
 
     /// What the body comes in.
     pub(super) fn media_type(&self) -> Result<MediaType, ApiError> {
-        MediaType::of(self.content_type()).ok_or_else(|| {
-            ApiError::unsupported_media_type(encodings(&self.def).names())
-        })
+        MediaType::of(self.content_type())
+            .ok_or_else(|| ApiError::unsupported_media_type(encodings(&self.def).names()))
     }
 
     /// Empty where there is none.

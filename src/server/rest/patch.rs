@@ -149,7 +149,10 @@ fn config_of_scale(scale: &Object, live: &Object) -> Object {
 fn in_scale(error: ApiError, live: &Object) -> ApiError {
     let own = format!(" using {}", live.api_version());
     let said = |text: &str| text.replace(&own, " using autoscaling/v1");
-    let details = error.details.as_ref().map(|details| said(&details.to_string()));
+    let details = error
+        .details
+        .as_ref()
+        .map(|details| said(&details.to_string()));
     ApiError {
         message: said(&error.message),
         details: details.and_then(|details| serde_json::from_str(&details).ok()),

@@ -47,8 +47,7 @@ impl Continue {
 
     /// Reads what a client sent back.
     pub(super) fn decode(text: &str) -> Result<Self, ApiError> {
-        let bad =
-            || ApiError::bad_request("invalid continue token: continue key is not valid");
+        let bad = || ApiError::bad_request("invalid continue token: continue key is not valid");
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
         let bytes = bytes.map_err(|_| bad())?;
         let wire: Wire = serde_json::from_slice(&bytes).map_err(|_| bad())?;

@@ -31,7 +31,11 @@ pub fn object(value: &Value) -> Result<Vec<u8>, String> {
     let object = value.as_object().ok_or("not an object")?;
     let mut raw = Vec::with_capacity(512);
     raw_object(&mut raw, object)?;
-    Ok(envelope(text(object, "apiVersion"), text(object, "kind"), &raw))
+    Ok(envelope(
+        text(object, "apiVersion"),
+        text(object, "kind"),
+        &raw,
+    ))
 }
 
 /// An event of a watch with the length it has in the stream; `object` has its envelope.
@@ -117,7 +121,10 @@ fn named(name: &str) -> Result<TypeRef<'static>, String> {
 }
 
 fn text<'a>(object: &'a Map<String, Value>, field: &str) -> &'a str {
-    object.get(field).and_then(Value::as_str).unwrap_or_default()
+    object
+        .get(field)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// Writes the fields of `ty` that the message `name` has the numbers of.
@@ -218,7 +225,9 @@ fn one(
             });
         }
         (Shape::Any | Shape::Free, value) => {
-            nested(out, number, |out| bytes(out, 1, value.to_string().as_bytes()));
+            nested(out, number, |out| {
+                bytes(out, 1, value.to_string().as_bytes())
+            });
         }
         (Shape::Object { .. }, Value::Object(object)) => {
             let inner = ty.follow(shape).ok_or("a type is missing")?;
@@ -350,9 +359,7 @@ mod tests {
     #[test]
     fn lists_and_metadata_are_written_item_by_item() {
         let meta = json!({"resourceVersion": "9", "remainingItemCount": 4});
-        let item = |kind: &str, version: &str| {
-            json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}})
-        };
+        let item = |kind: &str, version: &str| json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}});
         let mut list = ListWriter::new("v1", "ConfigMapList", &meta).unwrap();
         list.push(&item("ConfigMap", "v1")).unwrap();
         let ty = schema::builtin().get("core.v1.ConfigMapList").unwrap();
@@ -371,10 +378,7 @@ mod tests {
     #[test]
     fn an_event_is_framed_by_its_length() {
         let framed = frame("ADDED", b"xyz");
-        assert_eq!(
-            framed,
-            b"\0\0\0\x0e\x0a\x05ADDED\x12\x05\x0a\x03xyz"
-        );
+        assert_eq!(framed, b"\0\0\0\x0e\x0a\x05ADDED\x12\x05\x0a\x03xyz");
     }
 
     /// Kinds of version `v1` that are served in JSON only: newer than the table, of another

@@ -153,9 +153,7 @@ async fn a_scale_is_applied_and_its_owners_are_those_of_the_object() {
     });
     api.ok(&format!("POST {path}?fieldManager=maker"), set)
         .await;
-    let scale = |replicas: u32| {
-        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": replicas}})
-    };
+    let scale = |replicas: u32| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": replicas}});
     let line = format!("PATCH {path}/web/scale?fieldManager=scaler");
     let refused = api.err(&format!("{line} | {APPLY}"), scale(4)).await;
     assert_eq!(
@@ -172,7 +170,10 @@ async fn a_scale_is_applied_and_its_owners_are_those_of_the_object() {
     assert_eq!(applied["kind"], "Scale");
     assert_eq!(applied["spec"]["replicas"], 4);
     let set = api.ok(&format!("GET {path}/web"), Value::Null).await;
-    assert_eq!(set["spec"]["template"]["spec"]["containers"][0]["name"], "c");
+    assert_eq!(
+        set["spec"]["template"]["spec"]["containers"][0]["name"],
+        "c"
+    );
     let entries = set["metadata"]["managedFields"].as_array().unwrap();
     let entry = entries.iter().find(|entry| entry["manager"] == "scaler");
     let entry = entry.unwrap();
