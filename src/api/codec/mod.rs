@@ -135,6 +135,17 @@ pub struct Patched {
     pub shown: String,
 }
 
+impl From<Value> for Patched {
+    /// What no client's patch made.
+    fn from(object: Value) -> Self {
+        Self {
+            shown: object.to_string(),
+            duplicates: Vec::new(),
+            object,
+        }
+    }
+}
+
 /// Checks an object that a patch made: as [`decode`], with the texts that upstream has for
 /// patches.
 pub fn check_patched(

@@ -243,7 +243,7 @@ fn patch(
 /// A patched object, as if it had come from a client: decoded and defaulted.
 pub(super) fn settle(seen: &Seen, value: Value) -> Result<Object, ApiError> {
     let mut object = match schema::type_for(&seen.kind) {
-        Some(ty) => codec::check_patched(value, ty, Mode::Ignore)?.0,
+        Some(ty) => codec::check_patched(value.into(), ty, Mode::Ignore)?.0,
         None => Object::from_value(value).unwrap_or_default(),
     };
     if seen.kind == seen.def.gvk {
