@@ -84,7 +84,8 @@ pub fn is_misplaced(info: &RequestInfo, is_namespaced: bool) -> bool {
     }
     // Requests on one Namespace are in that namespace, as authorization sees it.
     let is_namespace = info.group.is_empty() && info.resource == "namespaces";
-    !info.namespace.is_empty() && !(is_namespace && info.name == info.namespace)
+    let is_its_own = is_namespace && info.name == info.namespace;
+    !info.namespace.is_empty() && !is_its_own
 }
 
 /// Whether the answer streams for as long as the client wants it, so that no deadline applies.
