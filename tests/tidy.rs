@@ -31,6 +31,7 @@ const IMPORTS: &[(&str, &str)] = &[
         "server::cacher",
         "api store util server::storage server::cacher server::registry",
     ),
+    ("server::audit", "api util server::request server::audit"),
     (
         "server::authn",
         "api util server::request server::cacher server::pki server::storage server::authn",
@@ -79,7 +80,7 @@ const IMPORTS: &[(&str, &str)] = &[
         "server::http",
         "api client util server::request server::registry server::rest server::discovery \
          server::openapi server::review server::join server::snapshot server::authn server::authz server::cacher \
-         server::http",
+         server::audit server::http",
     ),
     ("server::webhook", "api util server::cacher server::webhook"),
     ("server::bootstrap", "api client util server::bootstrap"),

@@ -168,8 +168,33 @@ pub struct ServerArgs {
     /// Run no node on this machine
     #[arg(long)]
     pub disable_agent: bool,
+    /// Which resources are kept encrypted: an EncryptionConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub audit: AuditArgs,
     #[command(flatten)]
     pub node: NodeArgs,
+}
+
+/// Flags of the audit log.
+#[derive(Args, Clone, Debug)]
+pub struct AuditArgs {
+    /// What is written about which requests: an audit Policy
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where audit events are written, one JSON line each
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Megabytes after which the audit log is turned over
+    #[arg(long, value_name = "MB", default_value_t = 100)]
+    pub audit_log_maxsize: u64,
+    /// Old audit logs that are kept; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub audit_log_maxbackup: usize,
+    /// Days old audit logs are kept; 0 for ever
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    pub audit_log_maxage: u32,
 }
 
 /// Flags of `orch agent`.

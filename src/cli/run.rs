@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
-use super::args::{AgentArgs, NetworkBackend, NodeArgs, Part, ServerArgs};
+use super::args::{AgentArgs, AuditArgs, NetworkBackend, NodeArgs, Part, ServerArgs};
 use super::node::Facts;
 use super::wire::{self, Cluster};
 use super::{Failure, node, peers, usage};
@@ -17,7 +17,7 @@ use crate::agent::servers::{self, Servers};
 use crate::agent::tunnel;
 use crate::client::https::HttpsTransport;
 use crate::client::{Client, Patch, Transport};
-use crate::server::config::{Config, Options};
+use crate::server::config::{AuditOptions, Config, Options};
 use crate::server::request::User;
 use crate::server::{Server, join};
 use crate::util::backoff::Backoff;
@@ -246,6 +246,8 @@ fn server_config(args: ServerArgs) -> Result<Config, Failure> {
         write_kubeconfig_mode,
         disable,
         disable_agent: _,
+        encryption_provider_config,
+        audit,
         node,
     } = args;
     let NodeArgs {
@@ -276,8 +278,27 @@ fn server_config(args: ServerArgs) -> Result<Config, Failure> {
             .into_iter()
             .map(|part| part_name(part).to_owned())
             .collect(),
+        encryption_provider_config,
+        audit: audit_options(audit),
     };
     Config::check(options).map_err(usage)
+}
+
+fn audit_options(args: AuditArgs) -> AuditOptions {
+    let AuditArgs {
+        audit_policy_file,
+        audit_log_path,
+        audit_log_maxsize,
+        audit_log_maxbackup,
+        audit_log_maxage,
+    } = args;
+    AuditOptions {
+        policy_file: audit_policy_file,
+        log_path: audit_log_path,
+        log_maxsize: audit_log_maxsize,
+        log_maxbackup: audit_log_maxbackup,
+        log_maxage: audit_log_maxage,
+    }
 }
 
 fn token_of(

@@ -68,6 +68,37 @@ pub struct Options {
     pub write_kubeconfig_mode: String,
     /// `--disable`
     pub disable: Vec<String>,
+    /// `--encryption-provider-config`
+    pub encryption_provider_config: Option<PathBuf>,
+    /// `--audit-…`
+    pub audit: AuditOptions,
+}
+
+/// The options of the audit log as they were typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditOptions {
+    /// `--audit-policy-file`
+    pub policy_file: Option<PathBuf>,
+    /// `--audit-log-path`
+    pub log_path: Option<PathBuf>,
+    /// `--audit-log-maxsize`, MiB
+    pub log_maxsize: u64,
+    /// `--audit-log-maxbackup`
+    pub log_maxbackup: usize,
+    /// `--audit-log-maxage`, days
+    pub log_maxage: u32,
+}
+
+impl Default for AuditOptions {
+    fn default() -> Self {
+        Self {
+            policy_file: None,
+            log_path: None,
+            log_maxsize: 100,
+            log_maxbackup: 0,
+            log_maxage: 0,
+        }
+    }
 }
 
 impl Default for Options {
@@ -94,6 +125,8 @@ impl Default for Options {
             write_kubeconfig: "/etc/orch/kubeconfig.yaml".into(),
             write_kubeconfig_mode: "0600".to_owned(),
             disable: Vec::new(),
+            encryption_provider_config: None,
+            audit: AuditOptions::default(),
         }
     }
 }
@@ -169,6 +202,25 @@ pub struct Config {
     pub kubeconfig_mode: u32,
     /// Subset of [`FEATURES`].
     pub disable: BTreeSet<String>,
+    /// Which resources are kept encrypted.
+    pub encryption_provider_config: Option<PathBuf>,
+    /// What is written about requests, and where; `None`: nothing.
+    pub audit: Option<AuditConfig>,
+}
+
+/// The audit log, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// What is written about which requests.
+    pub policy_file: PathBuf,
+    /// Where.
+    pub log_path: PathBuf,
+    /// A larger file is turned over.
+    pub size_mib_max: u64,
+    /// Old files that are kept; 0: all.
+    pub backups_max: usize,
+    /// Days they are kept; 0: for ever.
+    pub age_days_max: u32,
 }
 
 impl Config {
@@ -201,6 +253,8 @@ impl Config {
             write_kubeconfig,
             write_kubeconfig_mode,
             disable,
+            encryption_provider_config,
+            audit,
         } = options;
         let service_cidr = cidr("service-cidr", &service_cidr, 8..=24)?;
         let cluster_cidr = cidr("cluster-cidr", &cluster_cidr, 8..=24)?;
@@ -236,6 +290,8 @@ impl Config {
                 .into_iter()
                 .map(|name| one_of("disable", name, FEATURES))
                 .collect::<Result<_, _>>()?,
+            encryption_provider_config,
+            audit: audited(audit)?,
             data_dir,
         })
     }
@@ -243,6 +299,41 @@ impl Config {
     /// The first address of the service CIDR: that of the Service `kubernetes`.
     pub fn api_service_address(&self) -> Ipv4Addr {
         nth(self.service_cidr, 1)
+    }
+}
+
+/// A policy without a place to write to, or the other way round, is a mistake.
+fn audited(options: AuditOptions) -> Result<Option<AuditConfig>, Error> {
+    let AuditOptions {
+        policy_file,
+        log_path,
+        log_maxsize,
+        log_maxbackup,
+        log_maxage,
+    } = options;
+    match (policy_file, log_path) {
+        (None, None) => Ok(None),
+        (Some(file), None) => {
+            let why = "it goes together with `--audit-log-path`";
+            Err(wrong("audit-policy-file", file.display(), why))
+        }
+        (None, Some(path)) => {
+            let why = "it goes together with `--audit-policy-file`";
+            Err(wrong("audit-log-path", path.display(), why))
+        }
+        (Some(policy_file), Some(log_path)) => {
+            if !log_path.is_absolute() {
+                let why = "not the absolute path of a file";
+                return Err(wrong("audit-log-path", log_path.display(), why));
+            }
+            Ok(Some(AuditConfig {
+                policy_file,
+                log_path,
+                size_mib_max: if log_maxsize == 0 { 100 } else { log_maxsize },
+                backups_max: log_maxbackup,
+                age_days_max: log_maxage,
+            }))
+        }
     }
 }
 

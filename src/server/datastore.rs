@@ -1,14 +1,27 @@
 //! Opens the datastore the configuration names, and closes it at the end.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::server::Error;
 use crate::server::config::{self, Config, Datastore};
+use crate::server::storage::seal::{Sealed, Sealing};
 #[cfg(feature = "etcd")]
 use crate::store::etcd::{Etcd, EtcdConfig};
 use crate::store::mvcc::{self, Mvcc};
 use crate::store::{self, Store};
 use crate::util::clock::Clock;
 use crate::util::errors::OrLog;
+
+fn sealing(file: &Path) -> Result<Sealing, Error> {
+    let wrong = |source: Box<dyn std::error::Error + Send + Sync>| Error::File {
+        flag: "encryption-provider-config",
+        path: file.display().to_string(),
+        source,
+    };
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(e.into()))?;
+    Sealing::read(&text).map_err(|e| wrong(e.into()))
+}
 
 /// An open datastore.
 #[derive(Clone)]
@@ -26,8 +39,30 @@ enum Held {
 }
 
 impl Kept {
-    /// Opens, and locks where it is a folder.
-    pub(super) async fn open(config: &Config, clock: &Clock) -> store::Result<Self> {
+    /// Opens, and locks where it is a folder. What the configuration wants encrypted is, also what
+    /// was written before.
+    pub(super) async fn open(config: &Config, clock: &Clock) -> Result<Self, Error> {
+        let Some(file) = &config.encryption_provider_config else {
+            return Ok(Self::plain(config, clock).await?);
+        };
+        let sealing = sealing(file)?;
+        let kept = Self::plain(config, clock).await?;
+        let sealed = Sealed::new(Arc::clone(&kept.store), sealing);
+        match sealed.renew().await {
+            Ok(0) => {}
+            Ok(objects) => tracing::info!(objects, "encrypted anew with the first key"),
+            Err(error) => {
+                kept.close().await;
+                return Err(error.into());
+            }
+        }
+        Ok(Self {
+            store: Arc::new(sealed),
+            held: kept.held,
+        })
+    }
+
+    async fn plain(config: &Config, clock: &Clock) -> store::Result<Self> {
         let embedded = match &config.datastore {
             Datastore::Memory => Mvcc::in_memory(),
             Datastore::Embedded(folder) => Mvcc::open(&mvcc::Config {

@@ -21,6 +21,17 @@ pub enum Error {
     /// The datastore.
     #[error("open the datastore")]
     Store(#[from] store::Error),
+    /// A file that a flag names.
+    #[error("`--{flag}` `{path}`")]
+    File {
+        /// Without dashes.
+        flag: &'static str,
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The address is taken, or not ours.
     #[error("listen on {address}")]
     Listen {

@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod alloc;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -55,6 +56,7 @@ use crate::util::net;
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
 
+use audit::Audit;
 use authn::Authn;
 use authn::service_account::Tokens;
 use config::Config;
@@ -239,11 +241,15 @@ impl Server {
         let snapshots = Snapshots::new(store, &config.data_dir.join("server"), clock.clone());
         let tunnels = opened.tunnels.clone();
         let nodes = NodeProxy::new(cacher.clone(), tunnels.clone(), rng.clone(), tasks);
+        let flow_cacher = cacher.clone();
         let dial = Arc::new(tunnels.clone());
         let webhooks = Webhooks::new(cacher, dial, rng.clone(), tasks);
         opened.rest.set_webhooks(webhooks);
         let authz = Arc::clone(opened.rest.authz());
         opened.rest.set_permission(Arc::clone(&authz) as _);
+        let metrics = Metrics::new();
+        let audit = config.audit.as_ref();
+        let audit = audit.map(|audit| start_audit(audit, clock, &metrics, tasks));
         Ok(Handler::new(Parts {
             authn: Arc::new(authn),
             authz,
@@ -255,7 +261,9 @@ impl Server {
             tunnel: Arc::new(tunnels),
             tokens,
             health,
-            metrics: Metrics::new(),
+            metrics,
+            audit: audit.transpose()?,
+            cacher: flow_cacher,
             ca_pem,
             address: SocketAddr::new(opened.advertise, config.bind.port()).to_string(),
             rng: rng.clone(),
@@ -401,6 +409,29 @@ impl Work {
         manifests::start(folder, client("orch:manifests"), &self.clock, tasks)?;
         Ok(())
     }
+}
+
+fn start_audit(
+    config: &config::AuditConfig,
+    clock: &Clock,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Audit, Error> {
+    let file = &config.policy_file;
+    let wrong = |source: Box<dyn std::error::Error + Send + Sync>| Error::File {
+        flag: "audit-policy-file",
+        path: file.display().to_string(),
+        source,
+    };
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(e.into()))?;
+    let policy = audit::policy::Policy::read(&text).map_err(|e| wrong(e.into()))?;
+    let log = audit::LogConfig {
+        path: config.log_path.clone(),
+        size_mib_max: config.size_mib_max,
+        backups_max: config.backups_max,
+        age_days_max: config.age_days_max,
+    };
+    Ok(Audit::start(policy, log, clock, metrics, tasks))
 }
 
 /// What was asked for, or what the bind address says, or the address of the default route.

@@ -98,24 +98,10 @@ impl Authz {
 
     /// `Ok`, or the 403 as upstream words it.
     pub fn require(&self, asked: &Attributes<'_>) -> Result<(), ApiError> {
-        let Verdict::NotAllowed(why) = self.authorize(asked) else {
-            return Ok(());
-        };
-        let mut text = asked.refusal();
-        if !why.is_empty() {
-            text = format!("{text}: {why}");
+        match self.authorize(asked) {
+            Verdict::Allowed(_) => Ok(()),
+            Verdict::NotAllowed(why) => Err(asked.forbidden(&why)),
         }
-        let info = asked.info;
-        if qualified(&info.group, &info.resource).is_empty() {
-            let message = format!("forbidden: {text}");
-            return Err(ApiError::plain(403, "Forbidden", message));
-        }
-        Err(ApiError::forbidden(
-            &info.group,
-            &info.resource,
-            &info.name,
-            &text,
-        ))
     }
 
     /// Every RBAC rule that applies to `user` in `namespace`.
@@ -210,6 +196,20 @@ impl Attributes<'_> {
             };
             name == field && rest.strip_prefix('=').unwrap_or(rest) == value
         })
+    }
+
+    /// The 403 as upstream words it.
+    pub fn forbidden(&self, why: &str) -> ApiError {
+        let mut text = self.refusal();
+        if !why.is_empty() {
+            text = format!("{text}: {why}");
+        }
+        let info = self.info;
+        if qualified(&info.group, &info.resource).is_empty() {
+            let message = format!("forbidden: {text}");
+            return ApiError::plain(403, "Forbidden", message);
+        }
+        ApiError::forbidden(&info.group, &info.resource, &info.name, &text)
     }
 
     /// The text of a refusal (`k8s.io/apiserver .../responsewriters.forbiddenMessage`).

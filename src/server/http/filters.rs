@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::json;
 
 use crate::api::status::ApiError;
 use crate::client::{Body, body_from, empty_body};
+use crate::server::audit::Trail;
 use crate::server::authn::{self, Impersonation, Peer, Refused};
-use crate::server::authz::Attributes;
+use crate::server::authz::{Attributes, Verdict};
 use crate::server::http::{
     BODY_BYTES_MAX, DEADLINE, Inner, openapi, respond, route, stream, tunnel,
 };
@@ -20,6 +21,10 @@ use crate::server::request::{RequestInfo, User};
 
 /// What clients show as the server's version: the Kubernetes minor whose API this is.
 const MINOR: &str = "37";
+
+/// By which FlowSchema and level a request was let in.
+const FLOW_SCHEMA_UID: &str = "x-kubernetes-pf-flowschema-uid";
+const PRIORITY_LEVEL_UID: &str = "x-kubernetes-pf-prioritylevel-uid";
 
 impl Inner {
     pub(super) async fn serve(
@@ -30,17 +35,17 @@ impl Inner {
         if let Some(response) = self.open_path(info, &mut request).await? {
             return Ok(response);
         }
-        let user = match request.extensions_mut().remove::<User>() {
-            Some(user) => user,
-            None => self.remote_user(info, &mut request)?,
-        };
+        let trail = request.extensions().get::<Arc<Trail>>().cloned();
+        let trail = trail.as_deref();
+        let user = self.user(info, &mut request, trail).await?;
         let query = request.uri().query().unwrap_or_default();
         let field_selector = field_selector(query);
-        self.parts.authz.require(&Attributes {
+        let asked = Attributes {
             user: &user,
             info,
             field_selector: &field_selector,
-        })?;
+        };
+        self.authorize(&asked, trail)?;
         let table = self.parts.registry.snapshot();
         let def = table.find(&info.group, &info.version, &info.resource);
         if def.is_some_and(|def| route::is_misplaced(info, def.is_namespaced())) {
@@ -49,12 +54,68 @@ impl Inner {
         if route::is_long_running(info) {
             return self.long_running(info, user, request).await;
         }
-        let _place = self.flow.enter(info, &user).await?;
-        match tokio::time::timeout(DEADLINE, self.short(info, user, request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(ApiError::timeout(
+        let place = self.flow.enter(info, &user).await?;
+        let answer = tokio::time::timeout(DEADLINE, self.short(info, user, request)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            Err(ApiError::timeout(
                 "request did not complete within the allotted timeout",
-            )),
+            ))
+        });
+        answer.map(|mut response| {
+            let (schema, level) = &place.uids;
+            for (name, uid) in [(FLOW_SCHEMA_UID, schema), (PRIORITY_LEVEL_UID, level)] {
+                if let (false, Ok(uid)) = (uid.is_empty(), HeaderValue::from_str(uid)) {
+                    response.headers_mut().insert(name, uid);
+                }
+            }
+            response
+        })
+    }
+
+    /// Who asks, or whom they act as.
+    async fn user(
+        &self,
+        info: &RequestInfo,
+        request: &mut Request<Body>,
+        trail: Option<&Trail>,
+    ) -> Result<User, ApiError> {
+        let user = match request.extensions_mut().remove::<User>() {
+            Some(user) => {
+                if let Some(trail) = trail {
+                    trail.begin(&user).await;
+                }
+                return Ok(user);
+            }
+            None => self.remote_user(info, request),
+        };
+        match (user, trail) {
+            (Ok(user), trail) => {
+                if let Some(trail) = trail {
+                    trail.begin(&user).await;
+                }
+                self.acting_as(user, request, trail)
+            }
+            (Err(error), Some(trail)) => {
+                trail.refused(&error).await;
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn authorize(&self, asked: &Attributes<'_>, trail: Option<&Trail>) -> Result<(), ApiError> {
+        let verdict = self.parts.authz.authorize(asked);
+        if let Some(trail) = trail {
+            let (decision, reason) = match &verdict {
+                Verdict::Allowed(reason) => ("allow", reason),
+                Verdict::NotAllowed(reason) => ("forbid", reason),
+            };
+            trail.annotate("authorization.k8s.io/decision", decision);
+            trail.annotate("authorization.k8s.io/reason", reason);
+        }
+        match verdict {
+            Verdict::Allowed(_) => Ok(()),
+            Verdict::NotAllowed(why) => Err(asked.forbidden(&why)),
         }
     }
 
@@ -98,7 +159,7 @@ impl Inner {
         Ok(None)
     }
 
-    /// Who sent a request over a socket, or whom they act as.
+    /// Who sent a request over a socket.
     fn remote_user(
         &self,
         info: &RequestInfo,
@@ -106,11 +167,19 @@ impl Inner {
     ) -> Result<User, ApiError> {
         let bearer = authn::take_bearer(request.headers_mut());
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        let user = self
-            .parts
+        self.parts
             .authn
             .authenticate(peer.as_deref(), bearer.as_deref())
-            .map_err(|refused| self.unauthorized(info, &refused))?;
+            .map_err(|refused| self.unauthorized(info, &refused))
+    }
+
+    /// `user`, or whom the headers say they act as, where they may.
+    fn acting_as(
+        &self,
+        user: User,
+        request: &mut Request<Body>,
+        trail: Option<&Trail>,
+    ) -> Result<User, ApiError> {
         match Impersonation::take(request.headers_mut()) {
             Impersonation::None => Ok(user),
             Impersonation::Incomplete => Err(ApiError::bad_request(
@@ -124,6 +193,9 @@ impl Inner {
                         info: need,
                         field_selector: "",
                     })?;
+                }
+                if let Some(trail) = trail {
+                    trail.acting_as(&wanted.user);
                 }
                 Ok(wanted.user)
             }
@@ -182,6 +254,12 @@ impl Inner {
             Method::GET | Method::HEAD => None,
             _ => Some(read_body(&mut request).await?),
         };
+        let trail = request.extensions().get::<Arc<Trail>>();
+        if let (Some(trail), Some(body)) = (trail, &body)
+            && trail.wants().0
+        {
+            trail.request(body);
+        }
         if self.review.serves(info) {
             let body = body.unwrap_or_default();
             let answer = self.review.answer(info, &user, request.headers(), &body)?;

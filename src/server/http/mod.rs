@@ -15,6 +15,7 @@ mod openapi;
 pub(crate) mod respond;
 pub mod route;
 mod stream;
+mod trace;
 mod transport;
 pub mod tunnel;
 
@@ -34,9 +35,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::status::ApiError;
 use crate::client::{Body, Transport, empty_body};
-use crate::server::authn::Authn;
+use crate::server::audit::{Audit, Head, Trail};
 use crate::server::authn::service_account::Tokens;
+use crate::server::authn::{Authn, Peer};
 use crate::server::authz::Authz;
+use crate::server::cacher::Cacher;
 use crate::server::join::Join;
 use crate::server::openapi::OpenApi;
 use crate::server::registry::Registry;
@@ -86,6 +89,10 @@ pub struct Parts {
     pub health: Health,
     /// What `/metrics` prints.
     pub metrics: Metrics,
+    /// What is written about requests.
+    pub audit: Option<Audit>,
+    /// Where FlowSchemas and priority levels are read.
+    pub cacher: Cacher,
     /// The authority's certificate.
     pub ca_pem: String,
     /// `host:port` as clients reach it.
@@ -124,7 +131,7 @@ impl Handler {
             discovery: Discovery::new(Arc::clone(&parts.registry), parts.address.clone()),
             openapi: Arc::new(OpenApi::new(Arc::clone(&parts.registry))),
             review: Review::new(Arc::clone(&parts.authn), Arc::clone(&parts.authz)),
-            flow: Flow::new(&parts.metrics),
+            flow: Flow::new(&parts.metrics, Some(parts.cacher.clone())),
             observed: Observed::new(&parts.metrics),
             stopping: parts.tasks.cancelled(),
             parts,
@@ -153,7 +160,14 @@ impl Handler {
         let query = uri.query().unwrap_or_default();
         let info = route::request_info(request.method(), uri.path(), query);
         let mut response = match &info {
-            Some(info) => self.answer(info.clone(), audit_id.clone(), request).await,
+            Some(info) => {
+                let mut request = request;
+                let trail = self.trail(info, &audit_id, &request);
+                if let Some(trail) = trail {
+                    request.extensions_mut().insert(trail);
+                }
+                self.answer(info.clone(), audit_id.clone(), request).await
+            }
             None => respond::error(&ApiError::no_such_path()),
         };
         let info = info.unwrap_or_default();
@@ -192,11 +206,25 @@ impl Handler {
         let may_pack = !is_local && respond::accepts_gzip(request.headers());
         let inner = Arc::clone(&self.0);
         let path = info.path.clone();
+        let is_long = route::is_long_running(&info);
+        let trail = request.extensions().get::<Arc<Trail>>().cloned();
         let work = async move { inner.serve(&info, request).await };
         let response = match AssertUnwindSafe(work.boxed()).catch_unwind().await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => respond::error_for(&error, prefers_protobuf),
+            Ok(Ok(response)) => match trail {
+                Some(trail) => trace::answered(&trail, response, is_long).await,
+                None => response,
+            },
+            Ok(Err(error)) => {
+                if let Some(trail) = trail {
+                    trail.failed(&error);
+                    trail.completed(error.code).await;
+                }
+                respond::error_for(&error, prefers_protobuf)
+            }
             Err(_) => {
+                if let Some(trail) = trail {
+                    trail.panicked().await;
+                }
                 tracing::error!(path, audit_id = ?audit_id, "request panicked");
                 let message = format!(
                     "this request caused apiserver to panic; look in the logs for {}",
@@ -210,6 +238,24 @@ impl Handler {
             true if is_list => respond::compressed_stream(respond::compressed(response).await),
             true => respond::compressed(response).await,
         }
+    }
+
+    /// Begins to take notes of a request, where there is an audit log.
+    fn trail(
+        &self,
+        info: &RequestInfo,
+        id: &HeaderValue,
+        request: &Request<Body>,
+    ) -> Option<Arc<Trail>> {
+        let audit = self.0.parts.audit.as_ref()?;
+        let uri = request.uri();
+        let uri = uri
+            .path_and_query()
+            .map_or(uri.path(), |whole| whole.as_str());
+        let peer = request.extensions().get::<Arc<Peer>>();
+        let peer = peer.map(|peer| peer.address().ip());
+        let head = Head::new(id.to_str().unwrap_or_default(), uri, info);
+        Some(audit.trail(head.sent_by(request.headers(), peer)))
     }
 
     /// The client's own id where it sent one, so that its logs and ours can be joined.

@@ -1,8 +1,10 @@
-//! Objects over the [`Store`](crate::store::Store): where they lie ([`keys`]) and how they are written ([`codec`]).
+//! Objects over the [`Store`](crate::store::Store): where they lie ([`keys`]) how they are written ([`codec`]),
+//! and which of them are kept encrypted ([`seal`]).
 //! Nothing else in the program knows either.
 
 pub mod codec;
 pub mod keys;
+pub mod seal;
 
 use crate::store;
 

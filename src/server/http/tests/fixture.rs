@@ -115,6 +115,8 @@ impl Fixture {
             tokens: Arc::clone(&tokens),
             health: Health::new(),
             metrics: Metrics::new(),
+            audit: None,
+            cacher: cacher.clone(),
             ca_pem,
             address: "127.0.0.1:0".into(),
             rng,
