@@ -451,6 +451,37 @@ mod tests {
     }
 
     #[test]
+    fn after_four_hundred_days_nothing_has_expired() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = clock();
+        let pki = Pki::open(folder.path(), names(), clock.clone()).unwrap();
+        let days = |count: i64| jiff::SignedDuration::from_hours(24 * count);
+        let request = Key::generate().unwrap().request("any", "").unwrap();
+        let mut node = pki.sign_node("a", &request).unwrap();
+        let first = [serving(folder.path()), node.clone()];
+        let end = clock.now() + days(400);
+        while clock.now() < end {
+            let now = clock.now();
+            let due = pki.renew().unwrap();
+            let node_due = Facts::from_pem(&node).unwrap().renew_at();
+            if node_due <= now {
+                node = pki.sign_node("a", &request).unwrap();
+            }
+            let admin = pki.admin().unwrap().certificate;
+            for certificate in [&serving(folder.path()), &admin, &node] {
+                let facts = Facts::from_pem(certificate).unwrap();
+                assert!(chains_to(certificate, &pki.authority));
+                // Whoever sleeps for two months still finds it good.
+                assert!(facts.not_before <= now && now + days(60) < facts.not_after);
+            }
+            clock.set((now + days(30)).min(due.max(now + days(1))));
+        }
+        assert_ne!([serving(folder.path()), node], first);
+        let authority = Facts::from_pem(pki.ca_pem()).unwrap();
+        assert!(authority.not_after > end + days(8 * 365));
+    }
+
+    #[test]
     fn an_authority_without_its_key_is_an_error_and_nothing_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path(), names(), clock()).unwrap();

@@ -146,7 +146,7 @@ fn surplus(config: &LogConfig, names: &[PathBuf], now: Timestamp) -> Vec<PathBuf
             Some((at.timestamp(), path))
         })
         .collect();
-    old.sort_by(|a, b| b.0.cmp(&a.0));
+    old.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     let age_max = DAY.saturating_mul(config.age_days_max);
     let is_old = |at: Timestamp| {
         let age = Duration::try_from(now.duration_since(at)).unwrap_or_default();

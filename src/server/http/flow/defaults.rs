@@ -3,8 +3,6 @@
 
 use serde_json::{Value, json};
 
-/// Names of schemas and levels that are always there.
-pub(super) const MANDATORY: &[&str] = &["exempt", "catch-all"];
 const API_VERSION: &str = "flowcontrol.apiserver.k8s.io/v1";
 const AUTOUPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 

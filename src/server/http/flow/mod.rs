@@ -384,7 +384,9 @@ impl Table {
         )
     }
 
-    /// What is stored; what is mandatory is there also where it is not stored (yet).
+    /// What is stored, and upstream's defaults where nothing of their name is.
+    ///
+    /// DEVIATION: upstream stores the defaults as objects; here they count without being listed.
     fn compile([schemas, levels]: &[Snapshot; 2]) -> Self {
         let objects = |snapshot: &Snapshot| -> Vec<_> {
             let items = snapshot.items("", None);
@@ -398,17 +400,11 @@ impl Table {
             objects(levels).iter().map(|o| Level::read(&o.0)).collect(),
         );
         let defaults = Self::default_table();
-        if table.schemas.is_empty() || table.levels.is_empty() {
-            return defaults;
-        }
         for (name, level) in defaults.levels {
-            if defaults::MANDATORY.contains(&name.as_str()) {
-                table.levels.entry(name).or_insert(level);
-            }
+            table.levels.entry(name).or_insert(level);
         }
         for schema in defaults.schemas {
-            let is_there = table.schemas.iter().any(|own| own.name == schema.name);
-            if !is_there && defaults::MANDATORY.contains(&schema.name.as_str()) {
+            if !table.schemas.iter().any(|own| own.name == schema.name) {
                 table.schemas.push(schema);
             }
         }
