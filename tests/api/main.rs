@@ -8,6 +8,7 @@ mod deletion;
 mod kinds_extension;
 mod machinery;
 mod nodes;
+mod parsers;
 mod services;
 mod workloads;
 mod world;
