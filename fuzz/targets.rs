@@ -16,7 +16,10 @@ use orch::server::storage::seal::Sealing;
 use serde_json::{Value, json};
 
 /// Name (that of the corpus folder) and function.
-pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub(crate) const TARGETS: &[Target] = &[
     ("json_body", json_body),
     ("yaml_body", yaml_body),
     ("protobuf_body", protobuf_body),
