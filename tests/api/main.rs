@@ -5,6 +5,7 @@
 
 mod admission;
 mod deletion;
+mod jobs;
 mod kinds_extension;
 mod machinery;
 mod nodes;

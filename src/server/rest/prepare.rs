@@ -89,6 +89,7 @@ pub(super) fn new_object(
     ] {
         meta.remove(field);
     }
+    drop_empty(meta);
     meta.insert("uid".into(), rng.uid().into());
     meta.insert("creationTimestamp".into(), time::seconds(now).into());
     (kind.prepare_create)(object);
@@ -153,6 +154,7 @@ pub(super) fn inherit(def: &ResourceDef, new: &mut Object, old: &Object) -> Resu
     }
     let meta = new.metadata_mut();
     meta.remove("selfLink");
+    drop_empty(meta);
     for field in ["uid", "creationTimestamp", "resourceVersion", "namespace"] {
         put_back(meta, old, field);
     }
@@ -161,6 +163,21 @@ pub(super) fn inherit(def: &ResourceDef, new: &mut Object, old: &Object) -> Resu
         put_back(meta, old, "deletionGracePeriodSeconds");
     }
     Ok(())
+}
+
+/// Lists and maps of metadata without members are as good as absent, and upstream leaves them out.
+fn drop_empty(meta: &mut serde_json::Map<String, Value>) {
+    for field in ["annotations", "finalizers", "labels", "ownerReferences"] {
+        let is_empty = match meta.get(field) {
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Null) => true,
+            _ => false,
+        };
+        if is_empty {
+            meta.remove(field);
+        }
+    }
 }
 
 fn put_back(meta: &mut serde_json::Map<String, Value>, old: &Object, field: &str) {
@@ -240,6 +257,16 @@ mod tests {
             *request.field("spec"),
             serde_json::json!({"username": "jane", "groups": ["dev"], "request": ""})
         );
+    }
+
+    #[test]
+    fn metadata_without_members_is_left_out() {
+        let mut meta = serde_json::Map::new();
+        meta.insert("finalizers".into(), json!([]));
+        meta.insert("labels".into(), json!({"a": "b"}));
+        meta.insert("annotations".into(), json!({}));
+        drop_empty(&mut meta);
+        assert_eq!(Value::Object(meta), json!({"labels": {"a": "b"}}));
     }
 
     #[test]
