@@ -83,6 +83,10 @@ const IMPORTS: &[(&str, &str)] = &[
          server::audit server::http",
     ),
     ("server::webhook", "api util server::cacher server::webhook"),
+    (
+        "server::crd",
+        "api client util server::registry server::cacher server::crd",
+    ),
     ("server::bootstrap", "api client util server::bootstrap"),
     ("server::manifests", "api client util server::manifests"),
     ("server::scheduler", "api client util server::scheduler"),

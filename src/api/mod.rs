@@ -3,10 +3,12 @@
 pub mod apply;
 pub mod codec;
 pub mod cron;
+pub mod custom;
 pub mod duration;
 pub mod gvk;
 pub mod int_or_string;
 pub mod ip;
+pub mod jsonpath;
 pub mod kinds;
 pub mod meta;
 pub mod name;

@@ -64,8 +64,8 @@ pub struct TableWriter {
 impl TableWriter {
     /// Begins a table. `version` is `v1` or `v1beta1`; `columns` is `None` for the events of a
     /// watch after the first, which leave the columns out.
-    pub fn new(version: &str, meta: &ListMeta, columns: Option<&[Column]>) -> Self {
-        let columns: Vec<_> = columns.unwrap_or_default().iter().map(column).collect();
+    pub fn new(version: &str, meta: &ListMeta, columns: Option<Value>) -> Self {
+        let columns = columns.unwrap_or_else(|| Value::Array(Vec::new()));
         let mut head = json!({
             "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"),
             "metadata": meta.to_json(), "columnDefinitions": columns,
@@ -106,6 +106,11 @@ impl TableWriter {
     }
 }
 
+/// The columns of a built-in kind, as a Table has them.
+pub fn columns(columns: &[Column]) -> Value {
+    columns.iter().map(column).collect()
+}
+
 fn column(column: &Column) -> Value {
     json!({
         "name": column.name, "type": column.kind, "format": column.format,
@@ -135,7 +140,7 @@ mod tests {
             resource_version: "9".into(),
             ..ListMeta::default()
         };
-        let columns = kinds::by_kind("", "v1", "ConfigMap").unwrap().columns;
+        let columns = columns(kinds::by_kind("", "v1", "ConfigMap").unwrap().columns);
         let mut table = TableWriter::new("v1", &meta, Some(columns));
         let object = partial_metadata("v1", br#"{"name":"a"}"#);
         table.push(&["a".into(), 2.into(), "5s".into()], &object);

@@ -13,6 +13,7 @@ pub mod bootstrap;
 pub mod cacher;
 pub mod config;
 pub mod controllers;
+pub mod crd;
 pub mod discovery;
 pub mod http;
 pub mod join;
@@ -60,6 +61,7 @@ use audit::Audit;
 use authn::Authn;
 use authn::service_account::Tokens;
 use config::Config;
+use crd::Definitions;
 use datastore::Kept;
 use http::health::Health;
 use http::listener::Listener;
@@ -143,6 +145,7 @@ impl Server {
         let address = listener.address();
         let health = Health::new();
         let ready = health::add(&health, &opened.kept.store, tasks);
+        let definitions = Definitions::load(opened.rest.cacher(), &opened.registry);
         let handler = Self::handler_of(config, &opened, (clock, &rng), (health, tasks))?;
         listener.serve(opened.pki.serving(), handler.clone(), tasks)?;
         kubeconfig::keep(config, &opened.pki, address, clock, tasks)?;
@@ -159,6 +162,8 @@ impl Server {
             tasks: tasks.clone(),
         };
         server.make_first(config).await?;
+        let client = server.client("system:apiserver");
+        definitions.start(client, clock.clone(), tasks);
         server.start_controllers(config, clock, &rng)?;
         ready.set();
         tracing::info!(%address, "API server is ready");

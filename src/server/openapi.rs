@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::api::openapi::{self, Served, v2, v3};
-use crate::server::registry::{Registry, ResourceDef, Snapshot};
+use crate::api::openapi::{self, Part, Served, v2, v3};
+use crate::server::registry::{Registry, ResourceDef, Rules, Snapshot};
 use crate::util::gzip;
 
 /// Which document.
@@ -108,8 +108,31 @@ fn make(snapshot: &Snapshot, wanted: &Wanted) -> Option<Document> {
     })
 }
 
-fn served(def: &Arc<ResourceDef>) -> Served<'static> {
-    def.rules.kind().into()
+fn served(def: &Arc<ResourceDef>) -> Served<'_> {
+    match &def.rules {
+        Rules::Builtin(kind) => (*kind).into(),
+        Rules::Custom(custom) => Served {
+            kind: def.gvk.clone(),
+            plural: &def.gvr.resource,
+            namespaced: def.is_namespaced(),
+            verbs: texts(&def.verbs),
+            subresources: def
+                .subresources
+                .iter()
+                .map(|sub| Part {
+                    name: &sub.name,
+                    kind: sub.gvk.clone(),
+                    verbs: texts(&sub.verbs),
+                })
+                .collect(),
+            schema: custom.merged(),
+            custom: Some(custom),
+        },
+    }
+}
+
+fn texts(verbs: &[String]) -> Vec<&str> {
+    verbs.iter().map(String::as_str).collect()
 }
 
 #[cfg(test)]

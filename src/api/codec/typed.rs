@@ -264,9 +264,102 @@ impl<'de> DeserializeSeed<'de> for Shaped<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         match self.shape {
-            Shape::Any | Shape::Free => Value::deserialize(from).map(Some),
+            Shape::Any => Value::deserialize(from).map(Some),
+            Shape::Free => {
+                let (problems, place) = (self.reader.problems, self.reader.place);
+                from.deserialize_any(Raw { problems, place }).map(Some)
+            }
             _ => from.deserialize_any(self),
         }
+    }
+}
+
+/// Reads anything as it is, and reports fields that are there twice.
+struct Raw<'p> {
+    problems: &'p mut Problems,
+    place: &'p Place<'p>,
+}
+
+impl<'de> DeserializeSeed<'de> for Raw<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Raw<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        let number = Number::from_f64(value);
+        let number = number.ok_or_else(|| E::custom(format!("`{value}` is no JSON number")))?;
+        Ok(Value::Number(number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            let read = seq.next_element_seed(Raw {
+                problems: self.problems,
+                place: &Place::item(self.place, items.len()),
+            })?;
+            match read {
+                None => return Ok(Value::Array(items)),
+                Some(item) => items.push(item),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value_seed(Raw {
+                problems: self.problems,
+                place: &Place::field(self.place, &name),
+            })?;
+            if fields.contains_key(&name) {
+                self.problems.strict("duplicate", self.place, &name);
+            }
+            fields.insert(name, value);
+        }
+        Ok(Value::Object(fields))
     }
 }
 

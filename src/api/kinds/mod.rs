@@ -6,6 +6,7 @@
 
 mod admissionregistration;
 mod api_service;
+mod apiextensions;
 mod apps;
 mod authentication;
 mod authorization;
@@ -247,6 +248,7 @@ pub fn all() -> &'static [KindDef] {
         admissionregistration::policy::VALIDATING,
         admissionregistration::binding::VALIDATING,
         admissionregistration::webhook::VALIDATING,
+        apiextensions::custom_resource_definition::DEF,
     ];
     ALL
 }

@@ -6,6 +6,7 @@
 //! kept here; the caller keeps the bytes as long as it likes. They are the same bytes for the same
 //! input. [`fingerprint`] tells whether a document would differ without making it.
 
+mod custom;
 mod gnostic;
 mod paths;
 mod schemas;
@@ -14,6 +15,7 @@ pub mod v3;
 
 use sha2::{Digest, Sha256};
 
+use super::custom::Custom;
 use super::gvk::{GroupVersionKind, Scope};
 use super::kinds::KindDef;
 use super::schema::{TypeRef, asset, builtin};
@@ -28,11 +30,13 @@ pub struct Served<'a> {
     /// Whether objects live in a namespace.
     pub namespaced: bool,
     /// As discovery lists them.
-    pub verbs: &'a [&'a str],
+    pub verbs: Vec<&'a str>,
     /// Paths below an object.
     pub subresources: Vec<Part<'a>>,
     /// The type of its objects; without one it is documented as any object.
     pub schema: Option<TypeRef<'a>>,
+    /// Of a custom resource: the schema as it is written.
+    pub custom: Option<&'a Custom>,
 }
 
 /// A path below an object.
@@ -43,7 +47,7 @@ pub struct Part<'a> {
     /// Kind of the bodies.
     pub kind: GroupVersionKind,
     /// As discovery lists them.
-    pub verbs: &'a [&'a str],
+    pub verbs: Vec<&'a str>,
 }
 
 impl From<&'static KindDef> for Served<'static> {
@@ -51,15 +55,16 @@ impl From<&'static KindDef> for Served<'static> {
         let part = |sub: &'static super::kinds::Subresource| Part {
             name: sub.name,
             kind: GroupVersionKind::new(sub.group, sub.version, sub.kind),
-            verbs: sub.verbs,
+            verbs: sub.verbs.to_vec(),
         };
         Served {
             kind: GroupVersionKind::new(def.group, def.version, def.kind),
             plural: def.plural,
             namespaced: def.scope == Scope::Namespaced,
-            verbs: def.verbs,
+            verbs: def.verbs.to_vec(),
             subresources: def.subresources.iter().map(part).collect(),
             schema: builtin().get(def.schema),
+            custom: None,
         }
     }
 }
@@ -82,11 +87,16 @@ pub fn fingerprint(served: &[Served<'_>]) -> String {
     hash.update(env!("CARGO_PKG_VERSION"));
     hash.update(asset());
     for one in served {
-        hash.update(format!("{one:?}\n"));
-        if let Some(ty) = one.schema
-            && !std::ptr::eq(ty.schemas(), builtin())
-        {
-            hash.update(format!("{:?}\n", ty.schemas().types()));
+        let Served {
+            kind,
+            plural,
+            namespaced,
+            ..
+        } = one;
+        hash.update(format!("{kind:?} {plural} {namespaced} {:?}\n", one.verbs));
+        hash.update(format!("{:?} {:?}\n", one.subresources, one.schema));
+        if let Some(custom) = one.custom {
+            hash.update(custom.published.to_string());
         }
     }
     hex::encode_upper(hash.finalize())

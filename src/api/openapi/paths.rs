@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schemas::{kind_extension, list_type, reference};
+use super::schemas::{kind_extension, list_reference, reference};
 use super::{Form, Part, Served};
 use crate::api::gvk::GroupVersionKind;
 use crate::api::schema::{TypeRef, builtin};
@@ -202,8 +202,8 @@ impl Make<'_> {
     /// What a verb does at a place; `None` where it is not served there.
     fn operation(&self, verb: &str, method: &str, at: Where<'_>) -> Option<Value> {
         let (verbs, kind) = match at {
-            Where::Part(part) => (part.verbs, &part.kind),
-            _ => (self.served.verbs, &self.served.kind),
+            Where::Part(part) => (&part.verbs, &part.kind),
+            _ => (&self.served.verbs, &self.served.kind),
         };
         if !verbs.contains(&verb) {
             return None;
@@ -217,7 +217,7 @@ impl Make<'_> {
             (verb, _) => verb,
         };
         let answer = match verb {
-            "list" => reference(list_type(self.served), self.form),
+            "list" => list_reference(self.served, self.form),
             "delete" | "deletecollection" => reference(status(), self.form),
             _ if stream || is_log(at) => json!({"type": "string"}),
             _ => reference(ty, self.form),

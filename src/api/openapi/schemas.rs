@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Form, Served};
+use super::{Form, Served, custom};
 use crate::api::gvk::GroupVersionKind;
 use crate::api::schema::{Docs, Field, ListKind, Rest, Shape, TypeRef, builtin, docs};
 
@@ -19,8 +19,13 @@ pub(super) fn definitions(served: &[Served<'_>], form: Form) -> Map<String, Valu
         reach(builtin().get(name), &mut types);
     }
     for one in served {
-        reach(one.schema, &mut types);
-        reach(list_type(one), &mut types);
+        if one.custom.is_some() {
+            reach(builtin().get("meta.v1.ObjectMeta"), &mut types);
+            reach(builtin().get("meta.v1.ListMeta"), &mut types);
+        } else {
+            reach(one.schema, &mut types);
+            reach(list_type(one), &mut types);
+        }
         for part in &one.subresources {
             reach(builtin().kind(&part.kind), &mut types);
         }
@@ -32,11 +37,25 @@ pub(super) fn definitions(served: &[Served<'_>], form: Form) -> Map<String, Valu
         .map(|(name, ty)| (name, define.definition(ty)))
         .collect();
     made.extend(named_scalars(form));
+    for custom in served.iter().filter_map(|one| one.custom) {
+        made.extend(custom::definitions(custom, form));
+    }
     made
 }
 
+/// A reference to the type of lists of a resource.
+pub(super) fn list_reference(served: &Served<'_>, form: Form) -> Value {
+    match served.custom {
+        Some(custom) => {
+            let name = format!("{}List", crate::api::custom::definition_name(&custom.kind));
+            json!({"$ref": pointer(&name, form)})
+        }
+        None => reference(list_type(served), form),
+    }
+}
+
 /// The type of lists of a resource.
-pub(super) fn list_type<'a>(served: &Served<'a>) -> Option<TypeRef<'a>> {
+fn list_type<'a>(served: &Served<'a>) -> Option<TypeRef<'a>> {
     let GroupVersionKind {
         group,
         version,
@@ -54,7 +73,7 @@ pub(super) fn reference(ty: Option<TypeRef<'_>>, form: Form) -> Value {
     }
 }
 
-fn pointer(name: &str, form: Form) -> String {
+pub(super) fn pointer(name: &str, form: Form) -> String {
     match form {
         Form::V2 => format!("#/definitions/{name}"),
         Form::V3 => format!("#/components/schemas/{name}"),
@@ -63,7 +82,7 @@ fn pointer(name: &str, form: Form) -> String {
 
 /// `core.v1.Pod` is published as `io.k8s.api.core.v1.Pod`; types of custom resources under their
 /// own names.
-fn definition_name(ty: TypeRef<'_>) -> String {
+pub(super) fn definition_name(ty: TypeRef<'_>) -> String {
     let name = &ty.ty().name;
     if !std::ptr::eq(ty.schemas(), builtin()) && builtin().id(name).is_none() {
         return name.to_string();

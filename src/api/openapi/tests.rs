@@ -23,12 +23,13 @@ fn served(group: &str, version: &str, kind: &str, plural: &'static str) -> Serve
         subresources: vec![Part {
             name: "status",
             kind: kind.clone(),
-            verbs: &["get", "update", "patch"],
+            verbs: vec!["get", "update", "patch"],
         }],
         kind,
         plural,
         namespaced: plural != "nodes",
-        verbs: ALL,
+        verbs: ALL.to_vec(),
+        custom: None,
     }
 }
 

@@ -8,8 +8,13 @@
 //! The descriptions are far bigger and are decoded only while an OpenAPI document is built
 //! ([`docs`](mod@docs)), then dropped.
 
+pub mod check;
+pub mod default;
 mod docs;
 mod load;
+pub mod prune;
+pub mod structural;
+pub mod validate;
 
 use std::collections::HashMap;
 use std::fmt;

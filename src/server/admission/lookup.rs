@@ -91,7 +91,8 @@ impl Lookup {
             return Ok(None);
         };
         let registry = self.registry.snapshot();
-        let fields_of = registry.stored(storage).map(|def| def.rules.kind().fields);
+        let def = registry.stored(storage);
+        let fields_of = def.and_then(|def| def.rules.fields_of());
         let item = Item::read(key, &stored, fields_of);
         item.map(|item| Some(Arc::new(item))).map_err(|error| {
             tracing::error!(storage, key, error = %chain(&error), "stored object is not readable");

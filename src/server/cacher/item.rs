@@ -9,11 +9,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::api::object::Object;
+use crate::server::registry::FieldsOf;
 use crate::server::storage::{self, Served, codec, keys};
 use crate::store::{KeyValue, Revision};
-
-/// Reads the selectable fields of an object (`KindDef::fields`).
-pub type FieldsOf = fn(&Object) -> Vec<(&'static str, String)>;
 
 /// An object as it was written at `revision`. Never changed; a write makes another.
 #[derive(Clone, Debug)]

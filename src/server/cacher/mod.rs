@@ -29,7 +29,8 @@ use crate::store::{self, Revision, Store};
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
 
-pub use item::{FieldsOf, Item};
+pub use crate::server::registry::FieldsOf;
+pub use item::Item;
 pub use resource::Snapshot;
 pub use ring::{Event, Expired};
 pub use watcher::Watcher;
@@ -87,7 +88,7 @@ impl Shared {
     /// How the selectable fields of a storage's objects are read; `None` where it has none.
     fn fields_of(&self, storage: &str) -> Option<FieldsOf> {
         let snapshot = self.registry.snapshot();
-        let fields = snapshot.stored(storage)?.rules.kind().fields;
+        let fields = snapshot.stored(storage)?.rules.fields_of()?;
         (!fields(&Object::default()).is_empty()).then_some(fields)
     }
 }

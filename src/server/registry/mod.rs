@@ -4,6 +4,8 @@
 //! Terms. Versions of one resource that share a `storage` folder are the same objects; the first of
 //! them in the table is the *stored form*, and objects of the others are converted at the edge.
 
+mod rules;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -13,6 +15,9 @@ use tokio::sync::watch;
 
 use crate::api::gvk::{GroupVersionKind, GroupVersionResource, Scope};
 use crate::api::kinds::{self, KindDef};
+use crate::api::schema::{self, TypeRef};
+
+pub use rules::{FieldsOf, Rules};
 
 /// A path below an object with rules of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,22 +28,6 @@ pub struct SubresourceDef {
     pub gvk: GroupVersionKind,
     /// As discovery lists them.
     pub verbs: Vec<String>,
-}
-
-/// Where the behaviour of a resource comes from.
-#[derive(Clone, Copy, Debug)]
-pub enum Rules {
-    /// A row of the table of built-in kinds.
-    Builtin(&'static KindDef),
-}
-
-impl Rules {
-    /// The functions to call.
-    pub fn kind(&self) -> &'static KindDef {
-        match self {
-            Rules::Builtin(kind) => kind,
-        }
-    }
 }
 
 /// One resource in one version.
@@ -78,9 +67,18 @@ impl ResourceDef {
         self.scope == Scope::Namespaced
     }
 
-    /// Whether objects are stored in another version than this one.
+    /// Whether stored objects are not served as they are: they are of another version, or may
+    /// have been stored under an earlier schema.
     pub fn is_converted(&self) -> bool {
-        self.gvk != self.stored
+        self.gvk != self.stored || self.rules.custom().is_some()
+    }
+
+    /// The type of its objects.
+    pub fn ty(&self) -> Option<TypeRef<'_>> {
+        match &self.rules {
+            Rules::Builtin(_) => schema::builtin().get(&self.schema),
+            Rules::Custom(custom) => custom.merged(),
+        }
     }
 
     /// Whether `verb` is served.

@@ -105,6 +105,12 @@ impl Call {
 
     /// Decodes a body that should be of the resource's own kind.
     pub(super) fn decode(&self, body: &[u8], options: &WriteOptions) -> Result<Object, ApiError> {
+        if let Some(custom) = self.def.rules.custom() {
+            let mode = mode(options.field_validation);
+            let read = custom.decode(body, self.media_type()?, mode, BODY_BYTES_MAX)?;
+            self.warn(read.1);
+            return Ok(read.0);
+        }
         let ty = type_of(&self.def)?;
         self.decode_as(body, ty, options)
     }
@@ -215,8 +221,9 @@ fn encodings(def: &ResourceDef) -> Encodings {
 }
 
 /// The type of a resource's objects.
-pub(super) fn type_of(def: &ResourceDef) -> Result<TypeRef<'static>, ApiError> {
-    named_type(&def.schema)
+pub(super) fn type_of(def: &ResourceDef) -> Result<TypeRef<'_>, ApiError> {
+    let ty = def.ty();
+    ty.ok_or_else(|| ApiError::internal(format!("no schema for {}", def.gvk.kind)))
 }
 
 /// The type of a name such as `autoscaling.v1.Scale`.

@@ -6,7 +6,6 @@ use http::{Response, StatusCode};
 use crate::api::object::Object;
 use crate::api::options::WriteOptions;
 use crate::api::status::ApiError;
-use crate::api::validation::meta;
 use crate::client::Body;
 use crate::server::admission::{Attributes, Operation};
 use crate::server::storage::keys;
@@ -26,9 +25,10 @@ pub(super) async fn create(
 ) -> Result<Response<Body>, ApiError> {
     let options = WriteOptions::for_create(&call.query)?;
     let mut object = call.decode(&read_body(body).await?, &options)?;
-    (call.def.rules.kind().default)(&mut object);
+    call.def.rules.default(&mut object);
     let manager = call.manager(&options);
     let made = make(core, call, object, (Some(&manager), options.dry_run)).await?;
+    let made = core.converter.served(&call.def, made).await?;
     let renderer = call.renderer(core);
     Ok(renderer.respond(StatusCode::CREATED, renderer.object(&made)?))
 }
@@ -112,9 +112,7 @@ async fn try_make(
 }
 
 fn validate(call: &Call, object: &Object) -> Result<(), ApiError> {
-    let kind = call.def.rules.kind();
-    let mut wrong = meta::validate_create(object, kind);
-    wrong.extend((kind.validate)(object));
+    let wrong = call.def.rules.validate(object);
     if wrong.is_empty() {
         return Ok(());
     }
@@ -122,7 +120,12 @@ fn validate(call: &Call, object: &Object) -> Result<(), ApiError> {
         "" => object.meta("generateName"),
         name => name,
     };
-    Err(ApiError::invalid(kind.group, kind.kind, name, &wrong))
+    Err(ApiError::invalid(
+        &call.def.gvk.group,
+        &call.def.gvk.kind,
+        name,
+        &wrong,
+    ))
 }
 
 /// 409 after the last try of a generated name (`errors.NewGenerateNameConflict`).

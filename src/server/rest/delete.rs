@@ -26,6 +26,9 @@ use super::{Core, errors, render};
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const TRIES: usize = 100;
+const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
+/// What holds a definition until its objects are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// Kinds whose deletes answer with the object (`ReturnDeletedObject`).
 const ANSWERED_WITH_OBJECT: &[&str] = &[
     "pods",
@@ -67,6 +70,7 @@ pub(super) async fn delete(
     match deleted {
         Deleted::Gone(was) if !is_answered => success(core, call, (status, &was)),
         Deleted::Gone(bytes) | Deleted::Remains(bytes) => {
+            let bytes = core.converter.served(&call.def, bytes).await?;
             Ok(renderer.respond(status, renderer.object(&bytes)?))
         }
     }
@@ -181,7 +185,10 @@ fn unwritten_stored(object: &Object) -> Result<Bytes, ApiError> {
 /// Writes take objects in the version of the request.
 fn in_version(def: &ResourceDef, stored: &Object) -> Object {
     let mut object = stored.clone();
-    render::from_stored(def, &mut object);
+    // A custom object is written back as it is.
+    if def.rules.custom().is_none() {
+        render::from_stored(def, &mut object);
+    }
     object
 }
 
@@ -215,7 +222,10 @@ fn plan(
             Some(seconds)
         }
     };
-    let finalizers = finalizers(def, old, options);
+    let mut finalizers = finalizers(def, old, options);
+    if def.storage == DEFINITIONS && !old.is_terminating() {
+        hold_definition(&mut new, &mut finalizers, now);
+    }
     let is_held = !finalizers.is_empty();
     set_finalizers(&mut new, finalizers);
     if is_held && grace.is_none() {
@@ -227,6 +237,24 @@ fn plan(
         _ if is_held => Plan::Mark(Box::new(new)),
         _ => Plan::Remove,
     })
+}
+
+/// A definition stays until its objects are gone.
+fn hold_definition(new: &mut Object, finalizers: &mut Vec<String>, now: Timestamp) {
+    if !finalizers.iter().any(|name| name == CLEANUP) {
+        finalizers.push(CLEANUP.to_owned());
+    }
+    let status = child_mut(&mut new.0, "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    if let Value::Array(conditions) = conditions {
+        conditions.retain(|condition| condition["type"] != "Terminating");
+        conditions.push(json!({
+            "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending",
+            "message": "CustomResourceDefinition marked for deletion; CustomResource deletion \
+                        will begin soon",
+            "lastTransitionTime": time::seconds(now),
+        }));
+    }
 }
 
 fn check_preconditions(
@@ -266,7 +294,7 @@ enum Grace {
 }
 
 fn grace(def: &ResourceDef, old: &Object, options: &DeleteOptions) -> Grace {
-    let Some(default) = def.rules.kind().graceful else {
+    let Some(default) = def.rules.graceful() else {
         return Grace::None;
     };
     if old.is_terminating() {

@@ -24,5 +24,5 @@ pub(super) async fn delete_collection(
             _ => {}
         }
     }
-    list::respond(&call.renderer(core), page)
+    list::respond(core, &call.renderer(core), page).await
 }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::api::object::Object;
 use crate::api::options::ListOptions;
 use crate::api::selector::{field, label};
 use crate::api::status::ApiError;
 use crate::server::cacher::Item;
 use crate::server::registry::ResourceDef;
 use crate::server::storage::keys;
+
+use super::render;
 
 /// Namespace and selectors of a request.
 #[derive(Clone, Debug)]
@@ -30,10 +33,10 @@ impl Filter {
         name: &str,
         options: &ListOptions,
     ) -> Result<Self, ApiError> {
-        let own = (def.rules.kind().fields)(&crate::api::object::Object::default());
+        let own = def.rules.fields(&Object::default());
         for term in options.field_selector.terms() {
             let is_common = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace");
-            if !is_common && !own.iter().any(|(field, _)| *field == term.field) {
+            if !is_common && !own.iter().any(|(field, _)| *field == *term.field) {
                 return Err(unsupported(&term.field, own.is_empty()));
             }
         }
@@ -83,9 +86,8 @@ impl Filter {
         let Ok(mut object) = item.object() else {
             return false;
         };
-        let kind = def.rules.kind();
-        (kind.from_storage)(&mut object);
-        let values = (kind.fields)(&object);
+        render::from_stored(def, &mut object);
+        let values = def.rules.fields(&object);
         self.fields.matches(|label| {
             let own = values.iter().find(|(name, _)| *name == label);
             own.map(|(_, value)| value.as_str())

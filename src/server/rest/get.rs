@@ -22,5 +22,5 @@ pub(super) async fn get(core: &Core, call: &Call, part: Part) -> Result<Response
         }
     };
     let item = item.ok_or_else(|| errors::not_found(def, &call.info.name))?;
-    update::respond(core, call, part, (StatusCode::OK, item.bytes()))
+    update::respond(core, call, part, (StatusCode::OK, item.bytes())).await
 }

@@ -55,7 +55,7 @@ struct Span<'a> {
 pub(super) async fn list(core: &Core, call: &Call) -> Result<Response<Body>, ApiError> {
     let options = ListOptions::from_query(&call.query)?;
     let page = page(core, call, &options).await?;
-    respond(&call.renderer(core), page)
+    respond(core, &call.renderer(core), page).await
 }
 
 /// The page `options` ask for.
@@ -187,7 +187,7 @@ async fn page_of_history(
     let registry = core.registry.snapshot();
     // Cached items carry the fields of the stored form, so these do too.
     let stored = registry.stored(&def.storage);
-    let fields_of = stored.map(|stored| stored.rules.kind().fields);
+    let fields_of = stored.and_then(|stored| stored.rules.fields_of());
     let mut page = Page {
         items: Vec::new(),
         revision,
@@ -229,7 +229,11 @@ async fn page_of_history(
 }
 
 /// The answer that carries `page`.
-pub(super) fn respond(renderer: &Renderer, page: Page) -> Result<Response<Body>, ApiError> {
+pub(super) async fn respond(
+    core: &Core,
+    renderer: &Renderer,
+    page: Page,
+) -> Result<Response<Body>, ApiError> {
     let revision = page.revision;
     let token = |after| Continue {
         revision: Some(revision),
@@ -245,8 +249,9 @@ pub(super) fn respond(renderer: &Renderer, page: Page) -> Result<Response<Body>,
     let body = if renderer.is_plain() && encoding == Encoding::Json {
         joined(&renderer.def, &meta, page.items)
     } else {
-        let list = renderer.list(&meta, page.items.iter().map(|item| item.bytes()))?;
-        body_from(list)
+        let stored = page.items.iter().map(|item| item.bytes().clone()).collect();
+        let items = core.converter.all_served(&renderer.def, stored).await?;
+        body_from(renderer.list(&meta, items.iter())?)
     };
     Ok(render::respond(StatusCode::OK, encoding, body))
 }

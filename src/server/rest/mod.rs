@@ -11,6 +11,7 @@
 
 mod call;
 mod connect;
+mod convert;
 mod create;
 mod delete;
 mod delete_collection;
@@ -24,6 +25,7 @@ mod patch;
 mod prepare;
 mod read;
 mod render;
+mod scale;
 mod subresource;
 mod token;
 mod update;
@@ -51,6 +53,7 @@ use crate::util::tasks::Tasks;
 pub use subresource::token::{NameAndUid, TokenIssuer, TokenWish};
 
 use call::Call;
+use convert::Converter;
 use part::Part;
 
 /// Whether a user may do something: asked where a request turns out to be another one, as an
@@ -85,6 +88,7 @@ pub(crate) struct Core {
     admission: Chain,
     alloc: Arc<Alloc>,
     tokens: Arc<dyn TokenIssuer>,
+    converter: Converter,
     /// Set once the authorizer, which reads the cache, is there; before, nothing more is allowed.
     permission: OnceLock<Arc<dyn Permission>>,
     clock: Clock,
@@ -123,6 +127,7 @@ impl Rest {
             admission: Chain::new(&lookup, &rng),
             alloc: Arc::new(alloc),
             tokens: config.tokens,
+            converter: Converter::new(rng.clone()),
             permission: OnceLock::new(),
             registry,
             store,
@@ -147,6 +152,7 @@ impl Rest {
 
     /// Says how webhooks are called. Counts once.
     pub(crate) fn set_webhooks(&self, webhooks: Webhooks) {
+        self.core.converter.set_webhooks(webhooks.clone());
         self.core.admission.set_webhooks(webhooks);
     }
 

@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api::kinds::certificates;
 use crate::api::object::{Object, child_mut};
 use crate::api::schema::TypeRef;
-use crate::api::selector::label;
 use crate::api::status::{ApiError, FieldError};
 use crate::api::validation::meta;
 use crate::server::registry::ResourceDef;
 
 use super::call::{named_type, type_of};
+use super::scale;
 
 /// A path below an object that is read, updated and patched like the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Part {
     }
 
     /// The type of the bodies.
-    pub(super) fn ty(self, def: &ResourceDef) -> Result<TypeRef<'static>, ApiError> {
+    pub(super) fn ty(self, def: &ResourceDef) -> Result<TypeRef<'_>, ApiError> {
         match self {
             Part::Scale | Part::ScaleOfWhole => named_type("autoscaling.v1.Scale"),
             _ => type_of(def),
@@ -61,35 +61,26 @@ impl Part {
     }
 
     /// What a client sees at the path.
-    pub(super) fn view(self, object: &Object) -> Cow<'_, Object> {
+    pub(super) fn view<'o>(self, def: &ResourceDef, object: &'o Object) -> Cow<'o, Object> {
         match self {
-            Part::Scale => Cow::Owned(scale_of(object)),
+            Part::Scale => Cow::Owned(scale::view(def, object)),
             _ => Cow::Borrowed(object),
         }
     }
 
     /// The whole object after a client made `new` of what it saw.
-    pub(super) fn merge(self, new: Object, old: &Object) -> Object {
-        if self != Part::Scale {
-            return new;
+    pub(super) fn merge(self, def: &ResourceDef, new: Object, old: &Object) -> Object {
+        match self {
+            Part::Scale => scale::merge(def, &new, old),
+            _ => new,
         }
-        let mut object = old.clone();
-        let replicas = new.at(&["spec", "replicas"]).cloned();
-        child_mut(&mut object.0, "spec").insert("replicas".into(), replicas.unwrap_or(json!(0)));
-        let version = new.resource_version();
-        let uid = new.uid();
-        let meta = object.metadata_mut();
-        meta.insert("resourceVersion".into(), version.into());
-        meta.insert("uid".into(), uid.into());
-        object
     }
 
     /// Puts back what the path may not change.
     pub(super) fn prepare(self, def: &ResourceDef, new: &mut Object, old: &Object) {
-        let kind = def.rules.kind();
         match self {
-            Part::Main | Part::Scale | Part::ScaleOfWhole => (kind.prepare_update)(new, old),
-            Part::Status => (kind.prepare_status)(new, old),
+            Part::Main | Part::Scale | Part::ScaleOfWhole => def.rules.prepare_update(new, old),
+            Part::Status => def.rules.prepare_status(new, old),
             Part::Approval => certificates::only_conditions(new, old),
             Part::Finalize => {
                 let finalizers = new.at(&["spec", "finalizers"]).cloned();
@@ -120,21 +111,23 @@ impl Part {
 
     /// All that is wrong with the change.
     pub(super) fn validate(self, def: &ResourceDef, new: &Object, old: &Object) -> Vec<FieldError> {
-        let kind = def.rules.kind();
         let mut wrong = match self {
             Part::Whole => return Vec::new(),
             _ => meta::validate_update(new, old),
         };
         match self {
-            Part::Main => wrong.extend((kind.validate_update)(new, old)),
+            Part::Main => wrong.extend(def.rules.validate_update(new, old)),
             Part::Scale | Part::ScaleOfWhole => {
-                wrong.extend(wrong_replicas(new));
-                wrong.extend((kind.validate_update)(new, old));
+                wrong.extend(scale::wrong_replicas(def, new));
+                wrong.extend(def.rules.validate_update(new, old));
             }
-            Part::Status => wrong.extend((kind.validate_status)(new, old)),
+            Part::Status => wrong.extend(def.rules.validate_status(new, old)),
             Part::Approval => wrong.extend(certificates::conditions(new, old)),
             Part::EphemeralContainers => wrong.extend(wrong_ephemeral(new, old)),
-            Part::Resize => wrong.extend((kind.validate)(new)),
+            Part::Resize => {
+                let kind = def.rules.builtin().into_iter();
+                wrong.extend(kind.flat_map(|kind| (kind.validate)(new)));
+            }
             Part::Finalize | Part::Whole => {}
         }
         wrong
@@ -167,13 +160,6 @@ fn resize(pod: &mut Object, wanted: &Object) {
             }
         }
     }
-}
-
-fn wrong_replicas(object: &Object) -> Option<FieldError> {
-    let replicas = object.at(&["spec", "replicas"])?;
-    let why = "must be greater than or equal to 0";
-    let is_negative = replicas.as_i64().is_some_and(|count| count < 0);
-    is_negative.then(|| FieldError::invalid("spec.replicas", replicas, why))
 }
 
 /// Ephemeral containers are added and never change.
@@ -209,71 +195,10 @@ fn wrong_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> {
     wrong
 }
 
-/// The object as a `Scale`.
-fn scale_of(object: &Object) -> Object {
-    let mut meta = json!({});
-    for field in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-    ] {
-        if let Some(value) = object.at(&["metadata", field]) {
-            meta[field] = value.clone();
-        }
-    }
-    let number = |path: &[&str]| object.at(path).cloned().unwrap_or(json!(0));
-    let mut status = json!({"replicas": number(&["status", "replicas"])});
-    if let Some(selector) = object.at(&["spec", "selector"]) {
-        status["selector"] = selector_text(selector).into();
-    }
-    let scale = json!({
-        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta,
-        "spec": {"replicas": number(&["spec", "replicas"])}, "status": status,
-    });
-    Object::from_value(scale).unwrap_or_default()
-}
-
-/// A selector as a query string has it.
-fn selector_text(selector: &Value) -> String {
-    if let Some(labels) = plain_labels(selector) {
-        return label::Selector::from_set(labels).to_string();
-    }
-    let parsed = label::Selector::from_label_selector(selector);
-    parsed.map(|parsed| parsed.to_string()).unwrap_or_default()
-}
-
-/// The selector of a ReplicationController, which is nothing but labels.
-fn plain_labels(selector: &Value) -> Option<Vec<(&str, &str)>> {
-    let labels = selector.as_object().filter(|labels| !labels.is_empty())?;
-    let pairs = labels.iter();
-    pairs
-        .map(|(key, value)| Some((key.as_str(), value.as_str()?)))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_scale_shows_and_changes_the_replicas() {
-        let object = Object::from_value(json!({
-            "metadata": {"name": "web", "resourceVersion": "7", "labels": {"x": "y"}},
-            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "paused": true},
-            "status": {"replicas": 1},
-        }))
-        .unwrap();
-        let mut scale = Part::Scale.view(&object).into_owned();
-        assert_eq!(scale.text_at(&["status", "selector"]), "app=web");
-        assert_eq!(scale.at(&["metadata", "labels"]), None);
-        scale.0["spec"]["replicas"] = 5.into();
-        let scaled = Part::Scale.merge(scale, &object);
-        assert_eq!(scaled.0["spec"]["replicas"], 5);
-        assert_eq!(scaled.0["spec"]["paused"], true);
-        assert_eq!(scaled.resource_version(), "7");
-    }
+    use serde_json::json;
 
     #[test]
     fn ephemeral_containers_are_only_added() {

@@ -28,13 +28,19 @@ pub(super) async fn patch(
         let options = PatchOptions::from_query(&call.query, true)?;
         return apply_patch(core, call, (part, &options), &read_body(body).await?).await;
     }
-    let kind = PatchType::of(media).ok_or_else(|| {
-        ApiError::unsupported_media_type(&[
+    let is_custom = call.def.rules.custom().is_some();
+    let kind = PatchType::of(media).filter(|kind| {
+        // Nothing says how the lists of a custom object would merge.
+        *kind != PatchType::Strategic || !is_custom
+    });
+    let kind = kind.ok_or_else(|| {
+        let all = [
             "application/json-patch+json",
             "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
             patch::APPLY,
-        ])
+            "application/strategic-merge-patch+json",
+        ];
+        ApiError::unsupported_media_type(if is_custom { &all[..3] } else { &all })
     })?;
     let options = PatchOptions::from_query(&call.query, false)?;
     let body = read_body(body).await?;
@@ -47,7 +53,11 @@ pub(super) async fn patch(
             duplicates: patch::duplicates(&body),
             object: patched,
         };
-        let checked = codec::check_patched(patched, ty, mode(options.write.field_validation));
+        let mode = mode(options.write.field_validation);
+        let checked = match (call.def.rules.custom(), part) {
+            (None, _) | (_, Part::Scale) => codec::check_patched(patched, ty, mode),
+            (Some(custom), _) => custom.check_patched(patched, mode),
+        };
         let (object, warnings) = checked?;
         call.warn(warnings);
         prepare::check_name(call, &object)?;
@@ -63,7 +73,7 @@ pub(super) async fn patch(
     };
     let written = update::carry_out(core, call, &change).await?;
     let written = written.ok_or_else(|| errors::not_found(&call.def, &call.info.name))?;
-    update::respond(core, call, part, (StatusCode::OK, &written))
+    update::respond(core, call, part, (StatusCode::OK, &written)).await
 }
 
 async fn apply_patch(
@@ -88,7 +98,7 @@ async fn apply_patch(
     let writer = prepare::writer_of(def, (manager, subresource, core.clock.now()))?;
     let make = |live: &Object| match part {
         Part::Scale => {
-            let config = config_of_scale(&config, live);
+            let config = config_of_scale(def, &config, live);
             let applied = apply::apply(Some(live), &config, &writer, options.force);
             applied.map_err(|error| in_scale(error, live))
         }
@@ -105,36 +115,36 @@ async fn apply_patch(
         make: &make,
     };
     if let Some(written) = update::carry_out(core, call, &change).await? {
-        return update::respond(core, call, part, (StatusCode::OK, &written));
+        return update::respond(core, call, part, (StatusCode::OK, &written)).await;
     }
     if part != Part::Main || !config.uid().is_empty() {
         return Err(missing(call, &config));
     }
     core.may_create(call)?;
     let mut object = apply::apply(None, &config, &writer, options.force)?;
-    (def.rules.kind().default)(&mut object);
+    def.rules.default(&mut object);
     let made = create::make(core, call, object, (None, options.write.dry_run)).await;
     match made {
         // Somebody else made it meanwhile: now it is an apply to a live object.
         Err(error) if error.is_already_exists() => {
             let written = update::carry_out(core, call, &change).await?;
             let written = written.ok_or(error)?;
-            update::respond(core, call, part, (StatusCode::OK, &written))
+            update::respond(core, call, part, (StatusCode::OK, &written)).await
         }
-        made => update::respond(core, call, part, (StatusCode::CREATED, &made?)),
+        made => update::respond(core, call, part, (StatusCode::CREATED, &made?)).await,
     }
 }
 
 /// What an applied `Scale` wants of the object it scales: the fields are those of the object, so
 /// that it is merged, and its owners are compared, there (`managedfields.ScaleHandler`).
-fn config_of_scale(scale: &Object, live: &Object) -> Object {
+fn config_of_scale(def: &ResourceDef, scale: &Object, live: &Object) -> Object {
     let mut like = Object::default();
     for field in ["apiVersion", "kind"] {
         if let Some(value) = live.0.get(field) {
             like.0.insert(field.to_owned(), value.clone());
         }
     }
-    let mut config = Part::Scale.merge(scale.clone(), &like);
+    let mut config = Part::Scale.merge(def, scale.clone(), &like);
     let meta = config.metadata_mut();
     meta.retain(|_, value| value.as_str() != Some(""));
     for field in ["name", "namespace"] {

@@ -79,7 +79,6 @@ pub(super) fn new_object(
             "resourceVersion should not be set on objects to be created",
         ));
     }
-    let kind = def.rules.kind();
     let meta = object.metadata_mut();
     for field in [
         "resourceVersion",
@@ -92,8 +91,8 @@ pub(super) fn new_object(
     drop_empty(meta);
     meta.insert("uid".into(), rng.uid().into());
     meta.insert("creationTimestamp".into(), time::seconds(now).into());
-    (kind.prepare_create)(object);
-    if kind.has_generation {
+    def.rules.prepare_create(object);
+    if def.rules.has_generation() {
         object.metadata_mut().insert("generation".into(), 1.into());
     }
     Ok(())
@@ -189,14 +188,14 @@ fn put_back(meta: &mut serde_json::Map<String, Value>, old: &Object, field: &str
 
 /// Counts the changes of what is wanted: everything but `metadata` and `status`.
 pub(super) fn count_generation(def: &ResourceDef, new: &mut Object, old: &Object) {
-    if !def.rules.kind().has_generation {
+    if !def.rules.has_generation() {
         return;
     }
     let generation = |object: &Object| {
         let generation = object.at(&["metadata", "generation"]);
         generation.and_then(Value::as_i64).unwrap_or(0)
     };
-    let step = i64::from(new.0.get("spec") != old.0.get("spec"));
+    let step = i64::from(def.rules.is_new_generation(new, old));
     let now = generation(old) + step;
     let meta = new.metadata_mut();
     if now > 0 {
@@ -220,7 +219,7 @@ pub(super) fn track(
 
 /// Manager, subresource and time, as the books want them.
 pub(super) fn writer_of<'a>(
-    def: &ResourceDef,
+    def: &'a ResourceDef,
     (manager, subresource, now): (&'a str, &'a str, Timestamp),
 ) -> Result<apply::Writer<'a>, ApiError> {
     Ok(apply::Writer {

@@ -17,7 +17,7 @@ use crate::api::object::Object;
 use crate::api::status::ApiError;
 use crate::api::table::{Include, ListMeta, TableWriter, partial_metadata};
 use crate::client::{Body, body_from};
-use crate::server::registry::ResourceDef;
+use crate::server::registry::{ResourceDef, Rules};
 use crate::server::storage::codec;
 
 use super::negotiate::{Encoding, Form, Output};
@@ -55,7 +55,7 @@ impl Renderer {
                     resource_version: row.object.resource_version().to_owned(),
                     ..ListMeta::default()
                 };
-                let columns = columns.then_some(self.def.rules.kind().columns);
+                let columns = columns.then(|| self.def.rules.columns());
                 let mut table = TableWriter::new(version, &meta, columns);
                 self.push_row(&mut table, version, &json, &row);
                 table.finish().into()
@@ -115,7 +115,7 @@ impl Renderer {
             }
             Form::Table(version) => version,
         };
-        let mut table = TableWriter::new(version, meta, Some(self.def.rules.kind().columns));
+        let mut table = TableWriter::new(version, meta, Some(self.def.rules.columns()));
         for bytes in stored {
             let json = self.versioned(bytes)?;
             self.push_row(&mut table, version, &json, &Row::of(&json)?);
@@ -124,7 +124,7 @@ impl Renderer {
     }
 
     fn push_row(&self, table: &mut TableWriter, version: &str, json: &Bytes, row: &Row<'_>) {
-        let cells = (self.def.rules.kind().cells)(&row.object, self.now);
+        let cells = self.def.rules.cells(&row.object, self.now);
         match self.output.include {
             Include::None => table.push(&cells, &[]),
             Include::Metadata => table.push(&cells, &partial_metadata(version, row.metadata)),
@@ -151,18 +151,25 @@ impl Renderer {
 
 /// Brings an object from its stored version to that of `def`.
 pub(super) fn from_stored(def: &ResourceDef, object: &mut Object) {
-    if def.is_converted() {
-        (def.rules.kind().from_storage)(object);
-        set_kind(object, &def.gvk.api_version(), &def.gvk.kind);
+    match &def.rules {
+        Rules::Builtin(kind) if def.is_converted() => {
+            (kind.from_storage)(object);
+            set_kind(object, &def.gvk.api_version(), &def.gvk.kind);
+        }
+        Rules::Builtin(_) => {}
+        Rules::Custom(custom) => custom.coerce(object),
     }
 }
 
 /// Brings an object from the version of `def` to its stored one.
 pub(super) fn to_stored(def: &ResourceDef, object: &mut Object) {
-    if def.is_converted() {
-        (def.rules.kind().to_storage)(object);
-        set_kind(object, &def.stored.api_version(), &def.stored.kind);
+    if !def.is_converted() || object.api_version() == def.stored.api_version() {
+        return;
     }
+    if let Rules::Builtin(kind) = &def.rules {
+        (kind.to_storage)(object);
+    }
+    set_kind(object, &def.stored.api_version(), &def.stored.kind);
 }
 
 fn set_kind(object: &mut Object, api_version: &str, kind: &str) {

@@ -52,7 +52,10 @@ pub(super) async fn update(
 ) -> Result<Response<Body>, ApiError> {
     let options = WriteOptions::for_update(&call.query)?;
     let body = read_body(body).await?;
-    let mut sent = call.decode_as(&body, part.ty(&call.def)?, &options)?;
+    let mut sent = match part {
+        Part::Scale => call.decode_as(&body, part.ty(&call.def)?, &options)?,
+        _ => call.decode(&body, &options)?,
+    };
     prepare::check_name(call, &sent)?;
     prepare::place(call, &mut sent)?;
     let manager = call.manager(&options);
@@ -70,14 +73,14 @@ pub(super) async fn update(
         return Err(unconditional(call));
     }
     if let Some(written) = carry_out(core, call, &change).await? {
-        return respond(core, call, part, (StatusCode::OK, &written));
+        return respond(core, call, part, (StatusCode::OK, &written)).await;
     }
     if part != Part::Main || !may_create(core, call, &sent) {
         return Err(errors::not_found(&call.def, &call.info.name));
     }
-    (call.def.rules.kind().default)(&mut sent);
+    call.def.rules.default(&mut sent);
     let made = create::make(core, call, sent, (Some(&manager), options.dry_run)).await?;
-    respond(core, call, part, (StatusCode::CREATED, &made))
+    respond(core, call, part, (StatusCode::CREATED, &made)).await
 }
 
 /// Whether an update may make the object: the kind allows it, and the user may create.
@@ -98,18 +101,19 @@ fn unconditional(call: &Call) -> ApiError {
 }
 
 /// The answer to a change: the stored object, or the part of it the path shows.
-pub(super) fn respond(
+pub(super) async fn respond(
     core: &Core,
     call: &Call,
     part: Part,
     (status, stored): (StatusCode, &Bytes),
 ) -> Result<Response<Body>, ApiError> {
     let renderer = call.renderer(core);
+    let stored = core.converter.served(&call.def, stored.clone()).await?;
     if part != Part::Scale {
-        return Ok(renderer.respond(status, renderer.object(stored)?));
+        return Ok(renderer.respond(status, renderer.object(&stored)?));
     }
-    let object = codec::parse(stored).map_err(ApiError::internal)?;
-    let scale = part.view(&object).into_owned().into_value();
+    let object = codec::parse(&stored).map_err(ApiError::internal)?;
+    let scale = part.view(&call.def, &object).into_owned().into_value();
     let json = serde_json::to_vec(&scale).map_err(ApiError::internal)?;
     let body = render::encode(json.into(), renderer.output.encoding)?;
     Ok(renderer.respond(status, body))
@@ -163,12 +167,10 @@ async fn attempt(
     (target, stored): (Target<'_>, &Stored),
 ) -> Result<Written, ApiError> {
     let def = &call.def;
-    let kind = def.rules.kind();
-    let old = versioned(call, stored);
-    let mut new = change
-        .part
-        .merge((change.make)(&change.part.view(&old))?, &old);
-    (kind.default)(&mut new);
+    let old = versioned(core, call, stored).await?;
+    let made = (change.make)(&change.part.view(def, &old))?;
+    let mut new = change.part.merge(def, made, &old);
+    def.rules.default(&mut new);
     prepare::inherit(def, &mut new, &old)?;
     change.part.prepare(def, &mut new, &old);
     prepare::count_generation(def, &mut new, &old);
@@ -189,7 +191,7 @@ async fn attempt(
     };
     let wrong = change.part.validate(def, &new, &old);
     if !wrong.is_empty() {
-        let error = ApiError::invalid(kind.group, kind.kind, target.name, &wrong);
+        let error = ApiError::invalid(&def.gvk.group, &def.gvk.kind, target.name, &wrong);
         return Err(error);
     }
     core.admission.validate(&attributes, Some(&new)).await?;
@@ -209,13 +211,20 @@ async fn attempt(
 }
 
 /// The stored object in the version of the request.
-fn versioned<'a>(call: &Call, stored: &'a Stored) -> Cow<'a, Object> {
+async fn versioned<'a>(
+    core: &Core,
+    call: &Call,
+    stored: &'a Stored,
+) -> Result<Cow<'a, Object>, ApiError> {
     if !call.def.is_converted() {
-        return Cow::Borrowed(&stored.object);
+        return Ok(Cow::Borrowed(&stored.object));
     }
-    let mut object = stored.object.clone();
+    let mut object = core
+        .converter
+        .to_served(&call.def, stored.object.clone())
+        .await?;
     render::from_stored(&call.def, &mut object);
-    Cow::Owned(object)
+    Ok(Cow::Owned(object))
 }
 
 /// Whether the update takes away the last thing that kept a deleted object

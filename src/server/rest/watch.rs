@@ -24,9 +24,11 @@ use crate::api::table::{ListMeta, TableWriter};
 use crate::api::watch;
 use crate::client::Body;
 use crate::server::cacher::{Event, Item, Watcher};
+use crate::server::registry::{Registry, ResourceDef};
 use crate::store::Revision;
 
 use super::call::Call;
+use super::convert::Converter;
 use super::filter::Filter;
 use super::negotiate::{Encoding, Form};
 use super::render::{self, Renderer};
@@ -91,6 +93,13 @@ pub(super) async fn serve(core: &Core, call: &Call) -> Result<Response<Body>, Ap
             ends
         })),
         cancelled: Box::pin(core.tasks.cancelled().cancelled_owned()),
+        defined: call.def.rules.custom().map(|_| {
+            Box::new(Defined {
+                table: core.registry.generation(),
+                registry: Arc::clone(&core.registry),
+                converter: core.converter.clone(),
+            })
+        }),
     });
     let frames = stream::unfold(watch, |mut watch| async move {
         let chunk = watch.next().await?;
@@ -173,13 +182,45 @@ struct Watch {
     /// The next bookmark, or the end. Kept over events: to set a timer is dearer than an event.
     alarm: Pin<Box<Sleep>>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Of a custom resource.
+    defined: Option<Box<Defined>>,
+}
+
+/// What a watch of a custom resource follows besides.
+struct Defined {
+    /// Raised when the table changes: the resource may have another schema, or be gone.
+    table: tokio::sync::watch::Receiver<u64>,
+    registry: Arc<Registry>,
+    converter: Converter,
+}
+
+impl Defined {
+    /// A stored object, ready to be rendered.
+    async fn served(
+        this: Option<&Self>,
+        def: &ResourceDef,
+        stored: Bytes,
+    ) -> Result<Bytes, ApiError> {
+        match this {
+            Some(this) => this.converter.served(def, stored).await,
+            None => Ok(stored),
+        }
+    }
+
+    /// Until the table changes; for ever for what is built in.
+    async fn changed(this: Option<&mut Box<Self>>) {
+        match this {
+            Some(this) if this.table.changed().await.is_ok() => {}
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 impl Watch {
     /// The next bytes; `None`: the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let chunk = match self.begin() {
+            let chunk = match self.begin().await {
                 Some(chunk) => chunk.freeze(),
                 None => self.follow().await?,
             };
@@ -190,7 +231,7 @@ impl Watch {
     }
 
     /// A part of what comes before the events; `None`: that is over.
-    fn begin(&mut self) -> Option<BytesMut> {
+    async fn begin(&mut self) -> Option<BytesMut> {
         let mut chunk = BytesMut::new();
         match std::mem::replace(&mut self.start, Start::Over) {
             Start::Over => return None,
@@ -206,7 +247,12 @@ impl Watch {
             } => {
                 for item in items.by_ref() {
                     if self.lines.filter.matches(&item) {
-                        self.lines.object(&mut chunk, "ADDED", item.bytes());
+                        let def = Arc::clone(&self.lines.renderer.def);
+                        let stored = item.bytes().clone();
+                        match Defined::served(self.defined.as_deref(), &def, stored).await {
+                            Ok(bytes) => self.lines.object(&mut chunk, "ADDED", &bytes),
+                            Err(error) => self.lines.error(&mut chunk, &error),
+                        }
                     }
                     if chunk.len() >= CHUNK_BYTES {
                         self.start = Start::Initial {
@@ -245,13 +291,35 @@ impl Watch {
                 }
             }
             events = watcher.next(EVENTS_PER_CHUNK_MAX) => match events {
-                Ok(events) => return Some(self.lines.events(watcher, &events)),
+                Ok(events) if self.defined.is_none() => {
+                    return Some(self.lines.events(watcher, &events));
+                }
+                Ok(events) => {
+                    let def = Arc::clone(&self.lines.renderer.def);
+                    for event in &events {
+                        let Some(what) = self.lines.what(event) else {
+                            continue;
+                        };
+                        let stored = what.object(event).clone();
+                        match Defined::served(self.defined.as_deref(), &def, stored).await {
+                            Ok(bytes) => self.lines.object(&mut chunk, what.name(), &bytes),
+                            Err(error) => self.lines.error(&mut chunk, &error),
+                        }
+                    }
+                }
                 Err(_) => {
                     let error = ApiError::expired("too old resource version: the watch fell behind");
                     self.lines.error(&mut chunk, &error);
                     self.watcher = None;
                 }
             },
+            () = Defined::changed(self.defined.as_mut()) => {
+                let gvr = &self.lines.renderer.def.gvr;
+                let table = self.defined.as_ref()?.registry.snapshot();
+                // What is no longer served is no longer watched.
+                let def = table.find(&gvr.group, &gvr.version, &gvr.resource)?;
+                self.lines.renderer.def = Arc::clone(def);
+            }
         }
         Some(chunk.freeze())
     }

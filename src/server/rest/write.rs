@@ -89,7 +89,7 @@ impl Core {
         precondition: Precondition,
         reservation: Option<Reservation>,
     ) -> Result<Written, ApiError> {
-        let value = encode(target.def, object);
+        let value = self.encode(target.def, object).await?;
         let write = Write::Put {
             key: keys::object(&target.def.storage, target.key),
             value: value.clone(),
@@ -123,6 +123,16 @@ impl Core {
             Ok(_) => Written::Done(Bytes::new()),
             Err(lost) => lost,
         })
+    }
+
+    /// The value to store for an object in the version of `def`.
+    async fn encode(&self, def: &ResourceDef, object: &Object) -> Result<Bytes, ApiError> {
+        if !def.is_converted() {
+            return Ok(codec::encode(object));
+        }
+        let mut object = self.converter.to_stored(def, object.clone()).await?;
+        render::to_stored(def, &mut object);
+        Ok(codec::encode(&object))
     }
 
     async fn transact(
@@ -229,20 +239,13 @@ fn durability(def: &ResourceDef) -> Durability {
     }
 }
 
-/// The value to store for an object in the version of `def`.
-fn encode(def: &ResourceDef, object: &Object) -> Bytes {
-    if !def.is_converted() {
-        return codec::encode(object);
-    }
-    let mut object = object.clone();
-    render::to_stored(def, &mut object);
-    codec::encode(&object)
-}
-
 /// What a dry run answers: the object as it would be stored, with the revision it has.
 pub(super) fn unwritten(def: &ResourceDef, object: &Object) -> Result<Bytes, ApiError> {
     let mut object = object.clone();
-    render::to_stored(def, &mut object);
+    // A custom object is answered in the version it is in.
+    if def.rules.custom().is_none() {
+        render::to_stored(def, &mut object);
+    }
     let bytes = serde_json::to_vec(&object.into_value());
     Ok(bytes.map_err(ApiError::internal)?.into())
 }
