@@ -401,6 +401,7 @@ impl Work {
             cluster_cidr: self.cluster_cidr,
             ca_pem: self.ca_pem.clone(),
             node_grace: controllers::NODE_GRACE,
+            served: self.handler.served(),
         };
         controllers::start(&setup);
         scheduler::start(

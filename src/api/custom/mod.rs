@@ -38,6 +38,8 @@ pub struct Custom {
     /// `clientConfig` of the webhook that converts between versions; `None`: only `apiVersion`
     /// differs.
     pub webhook: Option<Value>,
+    /// What clients of a deprecated version are told.
+    pub deprecation: Option<String>,
     selectable: Vec<(String, JsonPath)>,
     merged: Schemas,
     envelope: Schemas,
@@ -89,6 +91,12 @@ impl Custom {
             scale: ScalePaths::of(&subresources["scale"]),
             webhook: (spec["conversion"]["strategy"] == "Webhook")
                 .then(|| spec["conversion"]["webhook"]["clientConfig"].clone()),
+            deprecation: (written["deprecated"] == true).then(|| {
+                let said = written["deprecationWarning"].as_str().map(str::to_owned);
+                said.unwrap_or_else(|| {
+                    format!("{} {} is deprecated", kind.api_version(), kind.kind)
+                })
+            }),
             selectable: selectable.collect(),
             merged: types::merged(&kind, &schema),
             envelope: types::envelope(&kind),

@@ -57,6 +57,8 @@ pub struct Setup {
     pub ca_pem: String,
     /// Silence after which a node counts as gone.
     pub node_grace: Duration,
+    /// Raised when other resources are served.
+    pub served: tokio::sync::watch::Receiver<u64>,
 }
 
 /// Every controller.

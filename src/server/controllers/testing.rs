@@ -26,6 +26,7 @@ pub(super) fn setup() -> (Arc<Fake>, Setup) {
         ca_pem: "CA".to_owned(),
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         node_grace: Duration::from_secs(40),
+        served: tokio::sync::watch::channel(0).1,
     };
     (fake, setup)
 }

@@ -146,6 +146,11 @@ impl Handler {
         })
     }
 
+    /// Raised when other resources are served.
+    pub fn served(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.parts.registry.generation()
+    }
+
     /// The checks of the health endpoints.
     pub fn health(&self) -> &Health {
         &self.0.parts.health

@@ -179,6 +179,8 @@ impl Rest {
             .ok_or_else(ApiError::no_such_path)?;
         let (mut call, body) = Call::new(Arc::clone(def), info, user, request)?;
         call.warn(deprecation(&call.def).map(str::to_owned));
+        let custom = call.def.rules.custom();
+        call.warn(custom.and_then(|custom| custom.deprecation.clone()));
         let answered = if is_binding {
             subresource::binding::bind(core, &mut call, body).await
         } else {

@@ -11,6 +11,7 @@ use crate::api::options::PatchOptions;
 use crate::api::patch::{self, PatchType};
 use crate::api::status::ApiError;
 use crate::client::Body;
+use crate::server::registry::ResourceDef;
 
 use super::call::{Call, mode, read_body};
 use super::part::Part;

@@ -12,6 +12,7 @@
 mod graph;
 mod plan;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::gvk::{GroupVersionKind, GroupVersionResource, Scope};
 use crate::api::{meta, object::ObjectKey};
@@ -81,6 +83,7 @@ pub(super) fn start(setup: &Setup) {
         client: setup.client.clone(),
         rng: setup.rng.clone(),
         tasks: setup.tasks.clone(),
+        served: setup.served.clone(),
         shared,
     };
     let cancelled = setup.tasks.cancelled();
@@ -89,16 +92,45 @@ pub(super) fn start(setup: &Setup) {
     });
 }
 
-/// Starts a watch for each resource there is.
+/// Keeps a watch on each resource there is.
 struct Follow {
     client: Client,
     rng: Rng,
     tasks: Tasks,
+    served: tokio::sync::watch::Receiver<u64>,
     shared: Arc<Shared>,
 }
 
 impl Follow {
-    async fn run(self) {
+    async fn run(mut self) {
+        let mut watched: HashMap<GroupVersionResource, CancellationToken> = HashMap::new();
+        loop {
+            self.served.borrow_and_update();
+            let now = self.discover().await;
+            watched.retain(|resource, watch| {
+                let stays = now.contains(resource);
+                if !stays {
+                    watch.cancel();
+                    // With its resource every object is gone.
+                    self.shared.see_list(self.shared.number_of(resource), &[]);
+                }
+                stays
+            });
+            for resource in now {
+                if !watched.contains_key(&resource) {
+                    let watch = self.start_watch(&resource);
+                    watched.insert(resource, watch);
+                }
+            }
+            if self.served.changed().await.is_err() {
+                // Nobody is left to serve anything else.
+                return;
+            }
+        }
+    }
+
+    /// Everything that is collected, once the server says it is all.
+    async fn discover(&self) -> Vec<GroupVersionResource> {
         let mut pause = Backoff::new(DISCOVER_AGAIN.0, DISCOVER_AGAIN.1, self.rng.clone());
         let resources = loop {
             match self.client.discover().refresh().await {
@@ -112,24 +144,20 @@ impl Follow {
             .preferred()
             .filter(|served| served.can(&["list", "watch", "delete"]))
             .filter(|served| !LEFT_OUT.contains(&served.resource.resource.as_str()));
-        for served in collected {
-            self.start_watch(&served.resource);
-        }
+        collected.map(|served| served.resource.clone()).collect()
     }
 
-    fn start_watch(&self, resource: &GroupVersionResource) {
+    fn start_watch(&self, resource: &GroupVersionResource) -> CancellationToken {
         let number = self.shared.number_of(resource);
         let api = self.client.metadata(resource, "");
-        let (shared, rng, cancelled) = (
-            self.shared.clone(),
-            self.rng.clone(),
-            self.tasks.cancelled(),
-        );
+        let ends = self.tasks.cancelled().child_token();
+        let (shared, rng, cancelled) = (self.shared.clone(), self.rng.clone(), ends.clone());
         self.tasks.service("garbage-watch", async move {
             let every = ListParams::default();
             let watching = watch::run(&api, &every, rng, |step| shared.see(number, step));
             cancelled.run_until_cancelled(watching).await;
         });
+        ends
     }
 }
 
