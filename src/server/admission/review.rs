@@ -76,7 +76,7 @@ impl Seen {
 pub(super) fn from_stored(object: &Object, def: &ResourceDef) -> Object {
     let mut object = object.clone();
     if def.is_converted() {
-        (def.rules.kind().from_storage)(&mut object);
+        def.rules.from_storage(&mut object);
         name(&mut object, &def.gvk);
     }
     object
@@ -92,7 +92,7 @@ fn name(object: &mut Object, kind: &GroupVersionKind) {
 fn converted(object: &Object, from: &ResourceDef, to: &ResourceDef) -> Object {
     let mut object = object.clone();
     if from.is_converted() {
-        (from.rules.kind().to_storage)(&mut object);
+        from.rules.to_storage(&mut object);
     }
     name(&mut object, &to.stored);
     from_stored(&object, to)

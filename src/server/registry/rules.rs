@@ -158,6 +158,22 @@ impl Rules {
         }
     }
 
+    /// Brings a stored object into this version. Custom objects that a webhook converts come
+    /// converted already.
+    pub fn from_storage(&self, object: &mut Object) {
+        match self {
+            Rules::Builtin(kind) => (kind.from_storage)(object),
+            Rules::Custom(custom) => custom.coerce(object),
+        }
+    }
+
+    /// Brings an object of this version into the stored form.
+    pub fn to_storage(&self, object: &mut Object) {
+        if let Rules::Builtin(kind) = self {
+            (kind.to_storage)(object);
+        }
+    }
+
     /// Default grace of a delete, for a kind that ends gracefully.
     pub fn graceful(&self) -> Option<fn(&Object) -> i64> {
         self.builtin().and_then(|kind| kind.graceful)

@@ -300,7 +300,7 @@ impl Watch {
                         let Some(what) = self.lines.what(event) else {
                             continue;
                         };
-                        let stored = what.object(event).clone();
+                        let stored = what.object(event);
                         match Defined::served(self.defined.as_deref(), &def, stored).await {
                             Ok(bytes) => self.lines.object(&mut chunk, what.name(), &bytes),
                             Err(error) => self.lines.error(&mut chunk, &error),

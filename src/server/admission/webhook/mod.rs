@@ -247,7 +247,10 @@ pub(super) fn settle(seen: &Seen, value: Value) -> Result<Object, ApiError> {
         None => Object::from_value(value).unwrap_or_default(),
     };
     if seen.kind == seen.def.gvk {
-        (seen.def.rules.kind().default)(&mut object);
+        if let Some(custom) = seen.def.rules.custom() {
+            custom.prune(&mut object);
+        }
+        seen.def.rules.default(&mut object);
     }
     Ok(object)
 }
