@@ -209,9 +209,12 @@ impl Defined {
 
     /// Until the table changes; for ever for what is built in.
     async fn changed(this: Option<&mut Box<Self>>) {
-        match this {
-            Some(this) if this.table.changed().await.is_ok() => {}
-            _ => std::future::pending().await,
+        let is_told = match this {
+            Some(this) => this.table.changed().await.is_ok(),
+            None => false,
+        };
+        if !is_told {
+            std::future::pending().await
         }
     }
 }
