@@ -345,7 +345,8 @@ fn nested(inner: &Value, outer: &Value, (at, path): (&str, &str), found: &mut Ve
     ] {
         let value = &inner[field];
         let is_absent = value.is_null() || *value == false || *value == "";
-        if !is_absent && !(field == "type" && is_int_or_string) {
+        let is_allowed = field == "type" && is_int_or_string;
+        if !is_absent && !is_allowed {
             found.push(FieldError::forbidden(format!("{at}.{field}"), why));
         }
     }

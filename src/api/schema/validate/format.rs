@@ -93,7 +93,7 @@ fn is_isbn(format: &str, text: &str) -> bool {
     let ten = || {
         values.len() == 10 && {
             let sum: u32 = (1..).zip(&values).map(|(n, v): (u32, _)| n * v).sum();
-            sum % 11 == 0
+            sum.is_multiple_of(11)
         }
     };
     let thirteen = || {
@@ -103,7 +103,7 @@ fn is_isbn(format: &str, text: &str) -> bool {
                 .enumerate()
                 .map(|(n, v)| if n % 2 == 0 { *v } else { 3 * v })
                 .sum();
-            sum % 10 == 0
+            sum.is_multiple_of(10)
         }
     };
     match format {

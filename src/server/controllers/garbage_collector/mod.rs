@@ -117,10 +117,9 @@ impl Follow {
                 stays
             });
             for resource in now {
-                if !watched.contains_key(&resource) {
-                    let watch = self.start_watch(&resource);
-                    watched.insert(resource, watch);
-                }
+                watched
+                    .entry(resource)
+                    .or_insert_with_key(|resource| self.start_watch(resource));
             }
             if self.served.changed().await.is_err() {
                 // Nobody is left to serve anything else.
