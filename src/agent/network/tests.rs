@@ -63,7 +63,7 @@ async fn network(folder: &Path) -> io::Result<Network> {
     Ok(network)
 }
 
-async fn serve(network: &Path, reply: &'static [u8]) {
+async fn serve((network, port): (&Path, u16), reply: &'static [u8]) {
     let network = network.to_owned();
     let (up, is_up) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
@@ -74,7 +74,7 @@ async fn serve(network: &Path, reply: &'static [u8]) {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let listener = TcpListener::bind("0.0.0.0:8080").await.unwrap();
+            let listener = TcpListener::bind(("0.0.0.0", port)).await.unwrap();
             up.send(()).unwrap();
             // One connection is all a test makes; the limit ends the thread in any case.
             let _ = tokio::time::timeout(Duration::from_secs(10), async {
@@ -104,12 +104,12 @@ async fn pods_reach_each_other_and_the_node_reaches_pods() {
         let b = network.pin(&folder.join("b"), "b", &[]).await.unwrap();
         network.attach("uid-a", &a.network, &[]).await.unwrap();
         let b_ip = network.attach("uid-b", &b.network, &[]).await.unwrap()[0];
-        serve(&b.network, b"hello").await;
+        serve((&b.network, 8080), b"hello").await;
         let target = format!("{b_ip}:8080");
         let seen = netns::within(&a.network, move || fetch(target)).await?;
         assert_eq!(seen, b"hello");
-        serve(&b.network, b"again").await;
-        assert_eq!(fetch(format!("{b_ip}:8080")).await?, b"again");
+        serve((&b.network, 8081), b"again").await;
+        assert_eq!(fetch(format!("{b_ip}:8081")).await?, b"again");
         Ok(())
     })
     .await;
@@ -153,7 +153,7 @@ async fn host_ports_lead_to_the_pod() {
             protocol: "TCP".into(),
         };
         network.attach("uid-a", &a.network, &[port]).await.unwrap();
-        serve(&a.network, b"port").await;
+        serve((&a.network, 8080), b"port").await;
         assert_eq!(fetch("10.244.1.1:9090".into()).await?, b"port");
         network.detach("uid-a").await.unwrap();
         Ok(())

@@ -26,6 +26,7 @@ use crate::client::Body;
 use crate::server::authn::Peer;
 use crate::server::http::Handler;
 use crate::server::http::gather::Gather;
+use crate::server::http::unread;
 use crate::util::errors::{OrLog, chain};
 use crate::util::tasks::Tasks;
 use crate::util::tls;
@@ -248,9 +249,17 @@ impl Service<Request<Incoming>> for PeerService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let handler = self.handler.clone();
-        let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let (head, body) = request.into_parts();
+        let (body, unread) = unread::lend(body);
+        let mut request = Request::from_parts(head, body);
         request.extensions_mut().insert(Arc::clone(&self.peer));
-        Box::pin(async move { Ok(handler.handle(request).await) })
+        Box::pin(async move {
+            let response = handler.handle(request).await;
+            if let Some(unread) = unread {
+                unread.discard().await;
+            }
+            Ok(response)
+        })
     }
 }
 

@@ -18,6 +18,7 @@ mod stream;
 mod trace;
 mod transport;
 pub mod tunnel;
+mod unread;
 
 #[cfg(test)]
 mod tests;

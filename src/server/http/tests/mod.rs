@@ -339,6 +339,25 @@ async fn what_is_too_large_or_panics_is_an_answer() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_who_still_sends() {
+    let fixture = Fixture::start().await;
+    let path = "/api/v1/namespaces/a/configmaps";
+    for size in [1, 100_000, 2 << 20] {
+        let body = json!({"data": "x".repeat(size)});
+        let (code, _) = fixture.send(As::Nobody, Method::POST, path, &body).await;
+        assert_eq!(code, 401, "{size}");
+        let text = body.to_string();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
+            text.len()
+        );
+        let answer = fixture.http1(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{size}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn watches_end_when_the_server_stops() {
     let fixture = Fixture::start().await;
     let response = fixture.open(As::Admin, "/api/v1/pods?watch=1").await;
