@@ -348,12 +348,12 @@ async fn a_refusal_reaches_who_still_sends() {
         assert_eq!(code, 401, "{size}");
         let text = body.to_string();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\n\
+            "POST {path} HTTP/1.1\r\nHost: x\r\nImpersonate-Group: g\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
             text.len()
         );
         let answer = fixture.http1(&request).await;
-        assert!(answer.starts_with("HTTP/1.1 401"), "{size}: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{size}: {answer}");
     }
 }
 
