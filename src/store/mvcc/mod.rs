@@ -89,6 +89,9 @@ use crate::util::tasks::Tasks;
 
 /// How long closing waits for the removal of expired keys to stop.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the journal's rest to be applied and the image to be flushed. A slow disk may need longer
+/// after many writes; the process then ends without, and the next start replays the journal.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pages of the database kept in memory; the kernel has the rest. Readers are served by a cache above
 /// the store, so few are read twice.
 const CACHE_BYTES: u64 = 4 << 20;
@@ -300,10 +303,14 @@ impl Mvcc {
             }
             ended
         });
-        ended.await.map_err(|error| Error::Unavailable {
+        let unavailable = |why: String| Error::Unavailable {
             doing: "closing",
-            why: error.to_string(),
-        })?
+            why,
+        };
+        match tokio::time::timeout(TIDY_TIMEOUT, ended).await {
+            Ok(ended) => ended.map_err(|error| unavailable(error.to_string()))?,
+            Err(_) => Err(unavailable("the disk is too slow".to_owned())),
+        }
     }
 
     /// Waits for deadlines from the first key on that has one.
