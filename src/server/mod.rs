@@ -56,6 +56,7 @@ use crate::util::metrics::Metrics;
 use crate::util::net;
 use crate::util::rng::Rng;
 use crate::util::tasks::Tasks;
+use crate::util::x509::Authority;
 
 use audit::Audit;
 use authn::Authn;
@@ -296,6 +297,7 @@ impl Server {
             cluster_cidr: config.cluster_cidr,
             manifests: config.manifests.clone(),
             ca_pem: self.pki.ca_pem().to_owned(),
+            authority: Arc::clone(self.pki.authority()),
             clock: clock.clone(),
             rng: rng.clone(),
         };
@@ -384,6 +386,7 @@ struct Work {
     cluster_cidr: ipnet::Ipv4Net,
     manifests: PathBuf,
     ca_pem: String,
+    authority: Arc<Authority>,
     clock: Clock,
     rng: Rng,
 }
@@ -400,6 +403,7 @@ impl Work {
             rng: self.rng.clone(),
             cluster_cidr: self.cluster_cidr,
             ca_pem: self.ca_pem.clone(),
+            authority: Some(Arc::clone(&self.authority)),
             node_grace: controllers::NODE_GRACE,
             served: self.handler.served(),
         };

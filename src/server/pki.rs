@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -88,7 +89,7 @@ pub struct Pki {
     folder: PathBuf,
     clock: Clock,
     names: Names,
-    authority: Authority,
+    authority: Arc<Authority>,
     serving: tls::Identity,
     service_account: Key,
 }
@@ -114,7 +115,7 @@ impl Pki {
             serving: tls::Identity::new(&pair.certificate, &pair.key)?,
             clock,
             names,
-            authority,
+            authority: Arc::new(authority),
             service_account,
         })
     }
@@ -139,6 +140,11 @@ impl Pki {
     /// The authority's certificate: the exact bytes of the file, which the token's hash is of.
     pub fn ca_pem(&self) -> &str {
         self.authority.pem()
+    }
+
+    /// Who signs.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 
     /// Signs and checks service-account tokens.

@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod byte_body;
 pub mod clock;
+pub mod csr;
 pub mod errors;
 pub mod frames;
 pub mod fs;

@@ -181,6 +181,15 @@ impl Authority {
         &self.certificate_pem
     }
 
+    /// When its own certificate ends.
+    pub(super) fn not_after(&self) -> Result<Timestamp, Error> {
+        Ok(Facts::from_pem(&self.certificate_pem)?.not_after)
+    }
+
+    pub(super) fn issuer(&self) -> &Issuer<'static, rcgen::KeyPair> {
+        &self.issuer
+    }
+
     /// A certificate for `key`, PEM.
     pub fn sign(&self, profile: &Profile, key: &Key, now: Timestamp) -> Result<String, Error> {
         self.sign_public(profile, &key.0, now)
@@ -322,7 +331,7 @@ fn name(common_name: &str, organization: Option<&str>) -> DistinguishedName {
     name
 }
 
-fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) {
+pub(super) fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: Duration) {
     let since_1970 = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + since_1970.saturating_sub(CLOCK_SKEW);
@@ -333,14 +342,14 @@ fn timestamp(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(v4.into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-fn failed(doing: &'static str, why: impl ToString) -> Error {
+pub(super) fn failed(doing: &'static str, why: impl ToString) -> Error {
     Error {
         doing,
         why: why.to_string(),

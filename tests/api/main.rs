@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test binary")]
 
 mod admission;
+mod certificates;
 mod crd;
 mod deletion;
 mod jobs;

@@ -74,6 +74,7 @@ async fn pods_of_a_silent_node_run_elsewhere_when_their_tolerations_end() {
         rng: Rng::seeded(1),
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         ca_pem: String::new(),
+        authority: None,
         node_grace: Duration::from_secs(2),
         served: tokio::sync::watch::channel(0).1,
     });

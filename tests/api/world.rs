@@ -28,7 +28,7 @@ pub struct World {
     pub informers: Informers,
     pub tasks: Tasks,
     pub kubelets: Arc<Kubelets>,
-    _server: Server,
+    server: Server,
     _folder: tempfile::TempDir,
 }
 
@@ -57,7 +57,7 @@ impl World {
             informers,
             tasks,
             kubelets,
-            _server: server,
+            server,
             _folder: folder,
         };
         for number in 1..=nodes {
@@ -71,6 +71,10 @@ impl World {
             })
             .await;
         world
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
     }
 
     pub async fn add_node(&self, name: &str) {

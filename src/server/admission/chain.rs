@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::api::object::Object;
 use crate::api::status::ApiError;
 
+use super::certificates::Certificates;
 use super::claim_resize::ClaimResize;
 use super::default_class::DefaultClass;
 use super::default_tolerations::DefaultTolerations;
@@ -51,6 +52,7 @@ impl Chain {
             Box::new(DefaultClass::of_ingress(lookup)),
             Box::new(DefaultClass::of_storage(lookup)),
             Box::new(RbacEscalation::new(lookup, &authz)),
+            Box::new(Certificates::new(&authz)),
             Box::new(MutatingPolicies::new(lookup, &authz)),
             Box::new(MutatingWebhooks::new(lookup, caller.clone())),
             Box::new(ValidatingPolicies::new(lookup, &authz)),

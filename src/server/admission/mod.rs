@@ -2,6 +2,7 @@
 //! fields, or refuse. Each plugin is a file and knows no other; [`Chain`] has their order.
 
 mod cel;
+mod certificates;
 mod chain;
 mod claim_resize;
 mod compiled;

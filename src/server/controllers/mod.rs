@@ -5,6 +5,7 @@
 //! timers are deadlines that some object set.
 
 mod bootstrap_token;
+mod certificates;
 mod cluster_role_aggregation;
 mod cron_job;
 mod deployment;
@@ -33,7 +34,7 @@ use crate::client::{
     Client, Informers, Queue, Recorder,
     controller::{self, Reconcile},
 };
-use crate::util::{clock::Clock, rng::Rng, tasks::Tasks};
+use crate::util::{clock::Clock, rng::Rng, tasks::Tasks, x509::Authority};
 
 /// Silence after which a node counts as gone (`--node-monitor-grace-period`).
 pub const NODE_GRACE: Duration = Duration::from_secs(40);
@@ -55,6 +56,8 @@ pub struct Setup {
     pub cluster_cidr: ipnet::Ipv4Net,
     /// The cluster authority's certificate.
     pub ca_pem: String,
+    /// Signs what was approved; `None`: nobody signs here.
+    pub authority: Option<Arc<Authority>>,
     /// Silence after which a node counts as gone.
     pub node_grace: Duration,
     /// Raised when other resources are served.
@@ -64,6 +67,7 @@ pub struct Setup {
 /// Every controller.
 const ALL: &[fn(&Setup)] = &[
     bootstrap_token::start,
+    certificates::start,
     cluster_role_aggregation::start,
     cron_job::start,
     deployment::start,

@@ -24,6 +24,7 @@ pub(super) fn setup() -> (Arc<Fake>, Setup) {
         clock: Clock::system(),
         rng: Rng::seeded(1),
         ca_pem: "CA".to_owned(),
+        authority: None,
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         node_grace: Duration::from_secs(40),
         served: tokio::sync::watch::channel(0).1,
