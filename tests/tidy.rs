@@ -79,8 +79,8 @@ const IMPORTS: &[(&str, &str)] = &[
     (
         "server::http",
         "api client util server::request server::registry server::rest server::discovery \
-         server::openapi server::review server::join server::snapshot server::authn server::authz server::cacher \
-         server::audit server::http",
+         server::openapi server::review server::join server::snapshot server::scheduler \
+         server::authn server::authz server::cacher server::audit server::http",
     ),
     ("server::webhook", "api util server::cacher server::webhook"),
     (

@@ -31,6 +31,8 @@ pub enum Command {
     Token(TokenArgs),
     /// Show on one screen how the cluster is and what to do next
     Status(StatusArgs),
+    /// Say why a Pod waits for a node, and what would help
+    Explain(ExplainArgs),
     /// Save, list and restore the datastore
     Snapshot(SnapshotArgs),
     /// Check whether this machine can run orch
@@ -313,6 +315,27 @@ pub enum TokenVerb {
 pub struct StatusArgs {
     #[command(flatten)]
     pub target: TargetArgs,
+}
+
+/// `orch explain`
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// What to explain
+    #[command(subcommand)]
+    pub what: ExplainWhat,
+}
+
+/// What `orch explain` explains.
+#[derive(Debug, Subcommand)]
+pub enum ExplainWhat {
+    /// Why a Pod waits: which rule refuses each node, and the smallest change that would let it fit
+    Pod {
+        /// NAMESPACE/NAME, or a name in `default`
+        #[arg(value_name = "NAMESPACE/NAME")]
+        pod: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
 }
 
 /// `orch snapshot`

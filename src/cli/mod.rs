@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod config_file;
+mod explain;
 mod node;
 mod output;
 mod peers;
@@ -88,6 +89,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         }
         Command::Token(args) => token::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Explain(args) => explain::run(args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Check(args) => check::run(&args),
         Command::Completion { shell } => {

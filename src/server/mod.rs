@@ -74,6 +74,7 @@ use proxy::{NodeProxy, Tunnels};
 use registry::Registry;
 use request::User;
 use rest::{Rest, RestConfig};
+use scheduler::explain::Explainer;
 use servers::Servers;
 use snapshot::Snapshots;
 use webhook::Webhooks;
@@ -94,6 +95,7 @@ pub struct Server {
     is_shared: bool,
     kept: Kept,
     tunnels: Tunnels,
+    explainer: Explainer,
     tasks: Tasks,
 }
 
@@ -108,6 +110,7 @@ struct Opened {
     tokens: Arc<Tokens>,
     rest: Rest,
     tunnels: Tunnels,
+    explainer: Explainer,
 }
 
 impl std::fmt::Debug for Server {
@@ -160,6 +163,7 @@ impl Server {
             is_shared: config.is_shared(),
             kept: opened.kept,
             tunnels: opened.tunnels,
+            explainer: opened.explainer,
             tasks: tasks.clone(),
         };
         server.make_first(config).await?;
@@ -216,6 +220,7 @@ impl Server {
             tokens,
             rest,
             tunnels: Tunnels::new(tasks),
+            explainer: Explainer::default(),
         })
     }
 
@@ -264,6 +269,7 @@ impl Server {
             nodes: Arc::new(nodes),
             join: Arc::new(join),
             snapshots,
+            explainer: opened.explainer.clone(),
             tunnel: Arc::new(tunnels),
             tokens,
             health,
@@ -298,6 +304,7 @@ impl Server {
             manifests: config.manifests.clone(),
             ca_pem: self.pki.ca_pem().to_owned(),
             authority: Arc::clone(self.pki.authority()),
+            explainer: self.explainer.clone(),
             clock: clock.clone(),
             rng: rng.clone(),
         };
@@ -387,6 +394,7 @@ struct Work {
     manifests: PathBuf,
     ca_pem: String,
     authority: Arc<Authority>,
+    explainer: Explainer,
     clock: Clock,
     rng: Rng,
 }
@@ -412,8 +420,8 @@ impl Work {
             client("system:kube-scheduler"),
             &setup.informers,
             tasks,
-            self.clock.clone(),
-            self.rng.clone(),
+            &self.explainer,
+            (self.clock.clone(), self.rng.clone()),
         );
         let folder = self.manifests.clone();
         manifests::start(folder, client("orch:manifests"), &self.clock, tasks)?;

@@ -18,6 +18,7 @@ use crate::server::http::{
 };
 use crate::server::join;
 use crate::server::request::{RequestInfo, User};
+use crate::server::scheduler::explain;
 
 /// What clients show as the server's version: the Kubernetes minor whose API this is.
 const MINOR: &str = "37";
@@ -294,6 +295,13 @@ impl Inner {
                     let (head, _) = request.into_parts();
                     let answer = openapi::serve(&self.openapi, &head.uri, &head.headers).await;
                     return answer.unwrap_or_else(|| Err(ApiError::no_such_path()));
+                }
+                if path.starts_with(explain::PATH) {
+                    let work = self.parts.explainer.explain(path);
+                    let answer = tokio::time::timeout(DEADLINE, work).await;
+                    let slow = |_| Err(ApiError::timeout("the scheduler did not answer"));
+                    let answer = answer.unwrap_or_else(slow)?;
+                    return Ok(respond::json(StatusCode::OK, &json!(answer)));
                 }
                 if let Some(response) = self.document(path, &request) {
                     return Ok(response);

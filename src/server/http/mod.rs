@@ -46,6 +46,7 @@ use crate::server::openapi::OpenApi;
 use crate::server::registry::Registry;
 use crate::server::request::{RequestInfo, User};
 use crate::server::review::Review;
+use crate::server::scheduler::explain::Explainer;
 use crate::server::snapshot::Snapshots;
 use crate::util::metrics::Metrics;
 use crate::util::rng::Rng;
@@ -82,6 +83,8 @@ pub struct Parts {
     pub join: Arc<Join>,
     /// The datastore as a file.
     pub snapshots: Snapshots,
+    /// Asks the scheduler why a Pod waits.
+    pub explainer: Explainer,
     /// Who keeps the connections of nodes.
     pub tunnel: Arc<dyn TunnelAcceptor>,
     /// Service-account tokens, for their public keys.

@@ -1,16 +1,36 @@
-//! The scheduler's only writes: bindings, the `PodScheduled` condition of pods that fit nowhere,
-//! and events about both.
+//! The scheduler's only writes: bindings, the `PodScheduled` condition and `nominatedNodeName` of
+//! pods that fit nowhere, the end of those that make room, and events about all of it.
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use futures_util::{StreamExt, stream};
+use k8s_openapi::api::core::v1::{
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::client::{self, Client, Error, Patch, Recorder, Result};
+use crate::client::{self, Client, DeleteParams, Error, Patch, Recorder, Result};
 use crate::util::{clock::Clock, errors::chain};
 
+use super::SCHEDULER;
 use super::pod::PodInfo;
+use super::preempt::BY_SCHEDULER;
+use super::volumes::{SELECTED_NODE, Step};
+
+/// Victims of one preemption that are ended at the same time.
+const ENDED_AT_ONCE: usize = 8;
+
+/// What becomes of a refused pod's `nominatedNodeName`.
+#[derive(Clone, Debug)]
+pub(crate) enum Nominate {
+    /// It stays as it is.
+    Keep,
+    /// Room is being made here.
+    Node(Arc<str>),
+    /// There is nothing to wait for.
+    Nowhere,
+}
 
 /// Writes what was decided. Clones share the connection.
 #[derive(Clone, Debug)]
@@ -76,28 +96,122 @@ impl Binder {
             .warning(&client::reference(&*pod.pod), "FailedScheduling", text);
     }
 
-    /// Says that `pod` fits nowhere and why. The condition is written only where it says
-    /// something else already.
-    pub(crate) async fn refuse(&self, pod: Arc<PodInfo>, message: String) {
+    /// Says that `pod` fits nowhere and why, and where room is made. The status is written only
+    /// where it says something else already.
+    pub(crate) async fn refuse(&self, pod: Arc<PodInfo>, message: String, nominate: Nominate) {
         let about = client::reference(&*pod.pod);
         self.recorder
             .warning(&about, "FailedScheduling", message.clone());
-        if says_already(&pod.pod, &message) {
+        let nominated = match nominate {
+            Nominate::Keep => None,
+            Nominate::Node(node) => Some(json!(&*node)),
+            Nominate::Nowhere => pod.nominated_node().map(|_| Value::Null),
+        };
+        if nominated.is_none() && says_already(&pod.pod, &message) {
             return;
         }
         let now = Time(self.clock.now());
-        let patch = Patch::Strategic(json!({
-            "metadata": {"uid": pod.uid},
-            "status": {"conditions": [{"type": "PodScheduled", "status": "False",
-                "reason": "Unschedulable", "message": message, "lastTransitionTime": now,
-                "observedGeneration": pod.pod.metadata.generation}]},
-        }));
+        let mut status = json!({"conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": message, "lastTransitionTime": now,
+            "observedGeneration": pod.pod.metadata.generation}]});
+        if let Some(nominated) = nominated {
+            status["nominatedNodeName"] = nominated;
+        }
+        self.patch_status(&pod, status).await;
+    }
+
+    /// `pod` does not wait for its node any more.
+    pub(crate) async fn denominate(&self, pod: &PodInfo) {
+        let status = json!({"nominatedNodeName": null});
+        self.patch_status(pod, status).await;
+    }
+
+    /// Ends `victims`, so that `pod` has room on `node`. `false`: not all of them could be ended.
+    pub(crate) async fn preempt(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        victims: &[Arc<PodInfo>],
+    ) -> bool {
+        let all = victims.iter().map(|victim| self.end(pod, node, victim));
+        let all = stream::iter(all.collect::<Vec<_>>()).buffer_unordered(ENDED_AT_ONCE);
+        let ended: Vec<_> = all.collect().await;
+        ended.iter().all(|ended| *ended)
+    }
+
+    async fn end(&self, pod: &PodInfo, node: &str, victim: &PodInfo) -> bool {
+        let now = Time(self.clock.now());
+        let text = format!("{SCHEDULER}: preempting to accommodate a higher priority pod");
+        let status = json!({"conditions": [{"type": "DisruptionTarget", "status": "True",
+            "reason": BY_SCHEDULER, "message": text, "lastTransitionTime": now,
+            "observedGeneration": victim.pod.metadata.generation}]});
+        if !self.patch_status(victim, status).await {
+            return false;
+        }
+        let pods = self.client.namespaced::<Pod>(&victim.key.namespace);
+        let deleted = pods.delete(&victim.key.name, &DeleteParams::uid(&victim.uid));
+        match deleted.await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() || error.is_conflict() => return true,
+            Err(error) => {
+                tracing::warn!(pod = %victim.key, error = %chain(&error), "victim not ended");
+                return false;
+            }
+        }
+        let about = client::reference(&*victim.pod);
+        let text = format!("Preempted by pod {} on node {node}", pod.uid);
+        self.recorder.normal(&about, "Preempted", text);
+        true
+    }
+
+    /// Writes what volumes a pod's claims are to have on `node`. `false`: not all of it could be
+    /// written, and the pod is to be decided for again.
+    pub(crate) async fn prepare(&self, pod: &PodInfo, node: &str, steps: &[Step]) -> bool {
+        for step in steps {
+            let written = match step {
+                Step::Wait => Ok(()),
+                Step::Provision(claim) => self.select_node(claim, node).await,
+                Step::Take(volume, claim) => self.take(volume, claim).await,
+            };
+            if let Err(error) = written {
+                tracing::warn!(pod = %pod.key, error = %chain(&error), "volumes not chosen");
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn select_node(&self, claim: &PersistentVolumeClaim, node: &str) -> Result<()> {
+        let key = client::key_of(&claim.metadata);
+        let patch = Patch::Merge(json!({"metadata": {
+            "resourceVersion": claim.metadata.resource_version,
+            "annotations": {SELECTED_NODE: node}}}));
+        let claims = self
+            .client
+            .namespaced::<PersistentVolumeClaim>(&key.namespace);
+        claims.patch(&key.name, &patch).await.map(drop)
+    }
+
+    async fn take(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<()> {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        let patch = Patch::Merge(json!({
+            "metadata": {"resourceVersion": volume.metadata.resource_version,
+                "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
+            "spec": {"claimRef": client::reference(claim)}}));
+        let volumes = self.client.all::<PersistentVolume>();
+        volumes.patch(name, &patch).await.map(drop)
+    }
+
+    /// `false`: it could not be written. A pod that is gone needs no status.
+    async fn patch_status(&self, pod: &PodInfo, status: Value) -> bool {
+        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid}, "status": status}));
         let pods = self.client.namespaced::<Pod>(&pod.key.namespace);
         match pods.patch_status(&pod.key.name, &patch).await {
-            Ok(_) => {}
-            Err(error) if error.is_not_found() || error.is_conflict() => {}
+            Ok(_) => true,
+            Err(error) if error.is_not_found() || error.is_conflict() => true,
             Err(error) => {
                 tracing::warn!(pod = %pod.key, error = %chain(&error), "status not written");
+                false
             }
         }
     }

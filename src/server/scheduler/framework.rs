@@ -17,14 +17,25 @@ pub(crate) struct Verdict {
     pub(crate) plugin: Plugin,
     /// As users read it, after a count: `Insufficient cpu`.
     pub(crate) reasons: Vec<String>,
+    /// Whether ending pods of the node could change it.
+    pub(crate) may_preempt: bool,
 }
 
 impl Verdict {
-    /// With one reason.
+    /// That ending other pods may change (`Unschedulable` upstream).
     pub(crate) fn new(plugin: Plugin, reason: impl Into<String>) -> Self {
         Self {
             plugin,
             reasons: vec![reason.into()],
+            may_preempt: true,
+        }
+    }
+
+    /// That stands whatever pods are there (`UnschedulableAndUnresolvable` upstream).
+    pub(crate) fn lasting(plugin: Plugin, reason: impl Into<String>) -> Self {
+        Self {
+            may_preempt: false,
+            ..Self::new(plugin, reason)
         }
     }
 }
@@ -38,6 +49,7 @@ pub(crate) enum Plugin {
     NodeAffinity,
     Taints,
     ResourcesFit,
+    Volumes,
     Spread,
     PodAffinity,
 }
@@ -53,9 +65,26 @@ pub(crate) enum Happening {
     PodPlaced,
     /// A bound pod ended or is gone.
     PodGone,
+    /// A claim, volume, class or driver came or changed.
+    VolumesChanged,
 }
 
 impl Plugin {
+    /// Upstream's name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Plugin::NodeName => "NodeName",
+            Plugin::Unschedulable => "NodeUnschedulable",
+            Plugin::Ports => "NodePorts",
+            Plugin::NodeAffinity => "NodeAffinity",
+            Plugin::Taints => "TaintToleration",
+            Plugin::ResourcesFit => "NodeResourcesFit",
+            Plugin::Volumes => "VolumeBinding",
+            Plugin::Spread => "PodTopologySpread",
+            Plugin::PodAffinity => "InterPodAffinity",
+        }
+    }
+
     /// Whether a pod this plugin rejected may pass after `happening`.
     pub(crate) fn is_woken_by(self, happening: Happening) -> bool {
         match happening {
@@ -64,8 +93,13 @@ impl Plugin {
             Happening::PodPlaced => matches!(self, Plugin::Spread | Plugin::PodAffinity),
             Happening::PodGone => matches!(
                 self,
-                Plugin::ResourcesFit | Plugin::Ports | Plugin::Spread | Plugin::PodAffinity
+                Plugin::ResourcesFit
+                    | Plugin::Ports
+                    | Plugin::Volumes
+                    | Plugin::Spread
+                    | Plugin::PodAffinity
             ),
+            Happening::VolumesChanged => self == Plugin::Volumes,
         }
     }
 }
@@ -74,7 +108,21 @@ impl Plugin {
 pub(crate) trait Filter {
     /// `None`: this plugin has nothing against the node.
     fn reject(&self, node: &NodeInfo) -> Option<Verdict>;
+
+    /// Counts as if `other` were on `node`, for what is kept beside the node.
+    fn add(&mut self, _other: &PodInfo, _node: &NodeInfo) {}
+
+    /// Counts as if `other` were not on `node`; the opposite of [`Filter::add`].
+    fn remove(&mut self, _other: &PodInfo, _node: &NodeInfo) {}
+
+    /// What a rejection is about, in figures: `needs 2 cpu, 0.5 free of 4`.
+    fn figures(&self, _node: &NodeInfo) -> Vec<String> {
+        Vec::new()
+    }
 }
+
+/// The filters of one pod.
+pub(crate) type Filters<'a> = Vec<Box<dyn Filter + 'a>>;
 
 /// Says which nodes suit a pod better.
 pub(crate) trait Score {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
 };
@@ -17,7 +18,9 @@ use crate::api::{
 use crate::client;
 
 use super::affinity::Terms;
+use super::group;
 use super::resources::{self, Resources};
+use super::volumes::{self, Claim};
 
 /// A term of a node affinity: labels and fields that must all match. Never matches where it is
 /// empty.
@@ -48,6 +51,10 @@ pub(crate) struct PodInfo {
     pub(crate) preferred_nodes: Vec<(i64, NodeTerm)>,
     pub(crate) affinity: Option<Box<Terms>>,
     pub(crate) images: Vec<String>,
+    /// Of its volumes.
+    pub(crate) claims: Vec<Claim>,
+    /// The same for pods that are alike to every selector and say the same of others.
+    pub(crate) group: Arc<str>,
 }
 
 impl PodInfo {
@@ -94,6 +101,8 @@ impl PodInfo {
                 .iter()
                 .filter_map(|c| c.image.clone())
                 .collect(),
+            claims: volumes::claims_of(&pod),
+            group: group::of(&pod),
             pod,
         }
     }
@@ -112,6 +121,26 @@ impl PodInfo {
     pub(crate) fn node_name(&self) -> Option<&str> {
         let name = self.spec()?.node_name.as_deref();
         name.filter(|name| !name.is_empty())
+    }
+
+    /// The node room is being made on for it, as its status says.
+    pub(crate) fn nominated_node(&self) -> Option<&str> {
+        let status = self.pod.status.as_ref()?;
+        let name = status.nominated_node_name.as_deref();
+        name.filter(|name| !name.is_empty())
+    }
+
+    /// When the node took it on; the far future where it has not.
+    pub(crate) fn started(&self) -> Timestamp {
+        let status = self.pod.status.as_ref();
+        let time = status.and_then(|s| s.start_time.as_ref());
+        time.map_or(Timestamp::MAX, |time| time.0)
+    }
+
+    /// Whether pods less important may be ended for it.
+    pub(crate) fn may_preempt(&self) -> bool {
+        let policy = self.spec().and_then(|s| s.preemption_policy.as_deref());
+        policy != Some("Never")
     }
 
     /// What the pod tolerates.

@@ -4,7 +4,7 @@
 use super::framework::{MakeFilter, MakeScore};
 use super::plugins::{
     balanced, image_locality, least_allocated, node_affinity, node_name, pod_affinity, ports,
-    resources_fit, spread, taints, unschedulable,
+    resources_fit, spread, taints, unschedulable, volumes,
 };
 
 /// The plugins of one scheduler.
@@ -27,6 +27,7 @@ impl Default for Profile {
                 node_affinity::filter,
                 ports::filter,
                 resources_fit::filter,
+                volumes::filter,
                 spread::filter,
                 pod_affinity::filter,
             ],

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::api::object::ObjectKey;
 
-use super::framework::{Happening, Plugin};
+use super::framework::Plugin;
 use super::pod::PodInfo;
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -121,26 +121,35 @@ impl PodQueue {
         self.entries.insert(key.clone(), entry);
     }
 
-    /// Moves on the parked pods that `happening` may help.
-    pub(crate) fn wake(&mut self, happening: Happening, now: Instant) {
-        // Without nodes nobody rejects: such pods wait for the first node.
+    /// The pod has a node and waits for something that is being made ready there: the next
+    /// happening that concerns `waits_for` moves it on at once.
+    pub(crate) fn hold(&mut self, key: &ObjectKey, waits_for: Plugin, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.attempts = 0;
+            self.park(key, BTreeSet::from([waits_for]), now);
+        }
+    }
+
+    /// Moves on the parked pods that something that happened may help; `helps` is told the pod, who
+    /// rejected it and how many pods it is asked for.
+    pub(crate) fn wake(
+        &mut self,
+        now: Instant,
+        helps: impl Fn(&PodInfo, &BTreeSet<Plugin>, usize) -> bool,
+    ) {
+        let parked = self.timed.len();
         let woken = self.entries.iter().filter(|(_, entry)| match &entry.place {
-            Place::Parked { rejected_by, .. } => {
-                let helps = rejected_by
-                    .iter()
-                    .any(|plugin| plugin.is_woken_by(happening));
-                helps || (rejected_by.is_empty() && happening == Happening::NodeAdded)
-            }
+            Place::Parked { rejected_by, .. } => helps(&entry.pod, rejected_by, parked),
             _ => false,
         });
         let woken: Vec<_> = woken.map(|(key, _)| key.clone()).collect();
         for key in woken {
-            self.unpark(&key, now);
+            self.retry(&key, now);
         }
     }
 
     /// A parked pod is tried when its backoff since it failed is over.
-    fn unpark(&mut self, key: &ObjectKey, now: Instant) {
+    pub(crate) fn retry(&mut self, key: &ObjectKey, now: Instant) {
         let Some(mut entry) = self.entries.remove(key) else {
             return;
         };
@@ -205,12 +214,16 @@ fn backoff(attempts: u32) -> Duration {
     let doubled = 1_u32
         .checked_shl(attempts.saturating_sub(1))
         .unwrap_or(u32::MAX);
+    if attempts == 0 {
+        return Duration::ZERO;
+    }
     BACKOFF_FIRST.saturating_mul(doubled).min(BACKOFF_MOST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::scheduler::framework::Happening;
     use crate::server::scheduler::testing::pod;
 
     const S: Duration = Duration::from_secs(1);
@@ -234,9 +247,12 @@ mod tests {
         queue.set(pod("a").info());
         let taken = queue.pop(now).unwrap();
         queue.park(&taken.key, BTreeSet::from([Plugin::ResourcesFit]), now);
-        queue.wake(Happening::PodPlaced, now + 2 * S);
+        let by = |what: Happening| {
+            move |_: &PodInfo, by: &BTreeSet<Plugin>, _| by.iter().any(|p| p.is_woken_by(what))
+        };
+        queue.wake(now + 2 * S, by(Happening::PodPlaced));
         assert!(!queue.has_active(now + 2 * S));
-        queue.wake(Happening::PodGone, now + S / 2);
+        queue.wake(now + S / 2, by(Happening::PodGone));
         assert!(!queue.has_active(now + S / 2));
         assert_eq!(queue.next_due(), Some(now + S));
         assert_eq!(names(&mut queue, now + S), ["a"]);

@@ -11,14 +11,18 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 
 use crate::api::{object::ObjectKey, pod::HostPort};
 
+use super::budget::Budgets;
+use super::group::Groups;
+use super::nominate::Nominations;
 use super::pod::PodInfo;
 use super::resources::{self, Resources};
+use super::volumes::Volumes;
 
 /// Label whose value is a node's zone.
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// One node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct NodeInfo {
     pub(crate) name: Arc<str>,
     /// `None` while only pods speak of it.
@@ -49,8 +53,15 @@ pub(crate) struct Snapshot {
     owners: HashMap<String, HashMap<Arc<str>, usize>>,
     /// Image name → nodes that have it.
     image_nodes: HashMap<String, usize>,
-    /// Pods with pod affinity or anti-affinity, and where they are.
-    with_affinity: HashMap<ObjectKey, Arc<str>>,
+    /// Placed pods that are alike to selectors.
+    groups: Groups,
+    /// Label of nodes → its values → nodes that have it.
+    domains: HashMap<String, HashMap<String, usize>>,
+    /// How many placed pods have a priority.
+    priorities: BTreeMap<i32, usize>,
+    nominations: Nominations,
+    budgets: Budgets,
+    volumes: Volumes,
     namespaces: HashMap<String, BTreeMap<String, String>>,
     known: usize,
 }
@@ -81,12 +92,49 @@ impl Snapshot {
         self.image_nodes.get(image).copied().unwrap_or(0)
     }
 
-    /// Pods with pod affinity or anti-affinity, each with its node.
-    pub(crate) fn with_affinity(&self) -> impl Iterator<Item = (&PodInfo, &NodeInfo)> {
-        self.with_affinity.iter().filter_map(|(key, node)| {
-            let node = self.node(node)?;
-            Some((&**node.pods.get(key)?, node))
-        })
+    /// Placed pods that are alike to selectors.
+    pub(crate) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// The values of a label over all known nodes, each with how many nodes have it.
+    pub(crate) fn domains(&self, key: &str) -> Option<&HashMap<String, usize>> {
+        self.domains.get(key)
+    }
+
+    /// Whether any placed pod has a lower priority.
+    pub(crate) fn has_below(&self, priority: i32) -> bool {
+        self.priorities.range(..priority).next().is_some()
+    }
+
+    /// Pods that room is being made for.
+    pub(crate) fn nominations(&self) -> &Nominations {
+        &self.nominations
+    }
+
+    /// The same, to change them.
+    pub(crate) fn nominations_mut(&mut self) -> &mut Nominations {
+        &mut self.nominations
+    }
+
+    /// What limits disruptions.
+    pub(crate) fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    /// The same, to change them.
+    pub(crate) fn budgets_mut(&mut self) -> &mut Budgets {
+        &mut self.budgets
+    }
+
+    /// What is known of storage.
+    pub(crate) fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// The same, to change it.
+    pub(crate) fn volumes_mut(&mut self) -> &mut Volumes {
+        &mut self.volumes
     }
 
     /// The labels of a namespace, where it is known.
@@ -114,8 +162,17 @@ impl Snapshot {
         let at = self.slot(&name);
         let old = std::mem::take(&mut self.nodes[at].images);
         self.count_images(&old, false);
-        self.known += usize::from(self.nodes[at].node.is_none());
+        let was_known = self.nodes[at].node.is_some();
+        self.known += usize::from(!was_known);
+        let labels = self.nodes[at].labels.clone();
         self.nodes[at].read(node);
+        if !was_known || labels != self.nodes[at].labels {
+            let now = self.nodes[at].labels.clone();
+            self.count_domains(&now, true);
+            if was_known {
+                self.count_domains(&labels, false);
+            }
+        }
         let images = self.nodes[at].images.clone();
         self.count_images(&images, true);
     }
@@ -127,7 +184,11 @@ impl Snapshot {
         };
         let old = std::mem::take(&mut self.nodes[at].images);
         self.count_images(&old, false);
-        self.known -= usize::from(self.nodes[at].node.take().is_some());
+        if self.nodes[at].node.take().is_some() {
+            self.known -= 1;
+            let labels = std::mem::take(&mut self.nodes[at].labels);
+            self.count_domains(&labels, false);
+        }
         self.drop_if_empty(at);
     }
 
@@ -140,9 +201,9 @@ impl Snapshot {
             let owned = self.owners.entry(owner.clone()).or_default();
             *owned.entry(name.clone()).or_default() += 1;
         }
-        if pod.affinity.is_some() {
-            self.with_affinity.insert(pod.key.clone(), name.clone());
-        }
+        self.groups.add(&pod, &name);
+        self.volumes.add_user(&pod);
+        *self.priorities.entry(pod.priority).or_default() += 1;
         self.placed.insert(pod.key.clone(), name);
         self.nodes[at].add(pod);
     }
@@ -150,9 +211,16 @@ impl Snapshot {
     /// The pod is on no node. Returns the node it was on.
     pub(crate) fn unplace(&mut self, key: &ObjectKey) -> Option<Arc<str>> {
         let name = self.placed.remove(key)?;
-        self.with_affinity.remove(key);
         let at = self.by_name.get(&name).copied()?;
         let pod = self.nodes[at].remove(key)?;
+        self.groups.remove(&pod, &name);
+        self.volumes.remove_user(&pod);
+        if let Some(count) = self.priorities.get_mut(&pod.priority) {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&pod.priority);
+            }
+        }
         if let Some(owner) = &pod.owner
             && let Some(owned) = self.owners.get_mut(owner)
         {
@@ -191,6 +259,20 @@ impl Snapshot {
         self.by_name.remove(&gone.name);
         if let Some(moved) = self.nodes.get(at) {
             self.by_name.insert(moved.name.clone(), at);
+        }
+    }
+
+    fn count_domains(&mut self, labels: &BTreeMap<String, String>, add: bool) {
+        for (key, value) in labels {
+            let values = self.domains.entry(key.clone()).or_default();
+            let count = values.entry(value.clone()).or_default();
+            *count = if add { *count + 1 } else { *count - 1 };
+            if *count == 0 {
+                values.remove(value);
+            }
+            if values.is_empty() {
+                self.domains.remove(key);
+            }
         }
     }
 
@@ -233,14 +315,16 @@ impl NodeInfo {
         self.node = Some(node);
     }
 
-    fn add(&mut self, pod: Arc<PodInfo>) {
+    /// The pod is on it.
+    pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
         self.score_requested.add(&pod.score_requests);
         self.host_ports.extend(pod.host_ports.iter().cloned());
         self.pods.insert(pod.key.clone(), pod);
     }
 
-    fn remove(&mut self, key: &ObjectKey) -> Option<Arc<PodInfo>> {
+    /// The pod is not on it.
+    pub(crate) fn remove(&mut self, key: &ObjectKey) -> Option<Arc<PodInfo>> {
         let pod = self.pods.remove(key)?;
         self.requested.subtract(&pod.requests);
         self.score_requested.subtract(&pod.score_requests);

@@ -13,6 +13,7 @@ use crate::client::{Informers, fake::Fake};
 use crate::util::{clock::Clock, rng::Rng, tasks::Tasks};
 
 use super::cycle::{Decision, cycle};
+use super::explain::Explainer;
 use super::pod::PodInfo;
 use super::profile::Profile;
 use super::snapshot::Snapshot;
@@ -33,14 +34,14 @@ fn decide(snapshot: &Snapshot, pod: &PodInfo) -> Decision {
 fn node_of(decision: Decision) -> String {
     match decision {
         Decision::Bind(node) => node.to_string(),
-        Decision::Unschedulable(why) => panic!("{}", why.message()),
+        Decision::Unschedulable(why, _) => panic!("{}", why.message()),
     }
 }
 
 fn why_not(decision: Decision) -> String {
     match decision {
         Decision::Bind(node) => panic!("bound to {node}"),
-        Decision::Unschedulable(why) => why.message(),
+        Decision::Unschedulable(why, _) => why.message(),
     }
 }
 
@@ -304,6 +305,15 @@ fn api(nodes: Vec<NodeBuilder>, pods: Vec<Value>) -> Arc<Fake> {
     fake.answer("GET /api/v1/nodes", list(nodes.collect()));
     fake.answer("GET /api/v1/pods", list(pods));
     fake.answer("GET /api/v1/namespaces", list(Vec::new()));
+    for path in [
+        "/api/v1/persistentvolumeclaims",
+        "/api/v1/persistentvolumes",
+        "/apis/policy/v1/poddisruptionbudgets",
+        "/apis/storage.k8s.io/v1/csinodes",
+        "/apis/storage.k8s.io/v1/storageclasses",
+    ] {
+        fake.answer(&format!("GET {path}"), list(Vec::new()));
+    }
     fake.answer(
         "POST /api/v1/namespaces/default/events",
         json!({"metadata": {}, "involvedObject": {}}),
@@ -315,7 +325,8 @@ fn start(fake: &Arc<Fake>) -> Tasks {
     let tasks = Tasks::new();
     let client = fake.client();
     let informers = Informers::new(client.clone(), tasks.clone());
-    super::start(client, &informers, &tasks, Clock::system(), Rng::seeded(1));
+    let world = (Clock::system(), Rng::seeded(1));
+    super::start(client, &informers, &tasks, &Explainer::default(), world);
     tasks
 }
 
@@ -377,7 +388,8 @@ async fn a_pod_that_fits_nowhere_is_told_and_tried_when_a_node_comes() {
     assert_eq!(patch["reason"], "Unschedulable");
     assert_eq!(
         patch["message"],
-        "0/1 nodes are available: 1 Insufficient cpu."
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: \
+         0/1 nodes are available: 1 Preemption is not helpful for scheduling."
     );
     let added =
         json!({"type": "ADDED", "object": serde_json::to_value(&*node("n2").build()).unwrap()});

@@ -110,6 +110,7 @@ impl Fixture {
             nodes: Arc::clone(&rest),
             rest,
             join: Arc::new(join),
+            explainer: crate::server::scheduler::explain::Explainer::default(),
             snapshots: Snapshots::new(Arc::clone(&store), folder.path(), clock.clone()),
             tunnel: Arc::new(Tunnels(sender)),
             tokens: Arc::clone(&tokens),

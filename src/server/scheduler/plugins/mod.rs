@@ -11,3 +11,4 @@ pub(crate) mod resources_fit;
 pub(crate) mod spread;
 pub(crate) mod taints;
 pub(crate) mod unschedulable;
+pub(crate) mod volumes;

@@ -39,7 +39,7 @@ pub(crate) fn matches(pod: &PodInfo, node: &NodeInfo) -> bool {
 impl Filter for Required<'_> {
     fn reject(&self, node: &NodeInfo) -> Option<Verdict> {
         let reason = "node(s) didn't match Pod's node affinity/selector";
-        (!matches(self.0, node)).then(|| Verdict::new(Plugin::NodeAffinity, reason))
+        (!matches(self.0, node)).then(|| Verdict::lasting(Plugin::NodeAffinity, reason))
     }
 }
 

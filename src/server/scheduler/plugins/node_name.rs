@@ -17,6 +17,6 @@ pub(crate) fn filter<'a>(pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Fi
 impl Filter for NodeName<'_> {
     fn reject(&self, node: &NodeInfo) -> Option<Verdict> {
         let reason = "node(s) didn't match the requested node name";
-        (*node.name != *self.0).then(|| Verdict::new(Plugin::NodeName, reason))
+        (*node.name != *self.0).then(|| Verdict::lasting(Plugin::NodeName, reason))
     }
 }

@@ -34,7 +34,7 @@ impl Filter for Taints<'_> {
         let taint = untolerated(self.0, node)?;
         let value = taint.value.as_deref().unwrap_or_default();
         let reason = format!("node(s) had untolerated taint {{{}: {value}}}", taint.key);
-        Some(Verdict::new(Plugin::Taints, reason))
+        Some(Verdict::lasting(Plugin::Taints, reason))
     }
 }
 

@@ -25,6 +25,6 @@ impl Filter for Unschedulable {
     fn reject(&self, node: &NodeInfo) -> Option<Verdict> {
         let reason = "node(s) were unschedulable";
         node.unschedulable
-            .then(|| Verdict::new(Plugin::Unschedulable, reason))
+            .then(|| Verdict::lasting(Plugin::Unschedulable, reason))
     }
 }
