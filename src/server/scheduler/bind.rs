@@ -149,8 +149,8 @@ impl Binder {
             return false;
         }
         let pods = self.client.namespaced::<Pod>(&victim.key.namespace);
-        let deleted = pods.delete(&victim.key.name, &DeleteParams::uid(&victim.uid));
-        match deleted.await {
+        let only = DeleteParams::uid(&victim.uid);
+        match pods.delete(&victim.key.name, &only).await {
             Ok(()) => {}
             Err(error) if error.is_not_found() || error.is_conflict() => return true,
             Err(error) => {

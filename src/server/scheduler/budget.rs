@@ -36,7 +36,7 @@ impl Budgets {
         let status = object.status.as_ref();
         let budget = Budget {
             selector: label_selector(selector),
-            allowed: i64::from(status.map_or(0, |s| s.disruptions_allowed)),
+            allowed: i64::from(status.and_then(|s| s.disruptions_allowed).unwrap_or(0)),
             object,
         };
         let all = self.0.entry(key.namespace.clone()).or_default();
