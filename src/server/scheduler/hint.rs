@@ -71,10 +71,8 @@ pub(crate) fn helps(
         if rejected_by.is_empty() {
             return event.what == Happening::NodeAdded;
         }
-        let concerned = rejected_by.iter().filter(|p| p.is_woken_by(event.what));
-        concerned
-            .into_iter()
-            .any(|plugin| is_coarse || one_helps(snapshot, pod, *plugin, event))
+        let mut concerned = rejected_by.iter().filter(|p| p.is_woken_by(event.what));
+        concerned.any(|plugin| is_coarse || one_helps(snapshot, pod, *plugin, event))
     })
 }
 
