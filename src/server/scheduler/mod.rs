@@ -329,6 +329,12 @@ impl Scheduler {
             if let Some(node) = pod.nominated_node() {
                 let nominations = self.snapshot.nominations_mut();
                 nominations.set(pod.clone(), node);
+            } else if self
+                .queue
+                .pod(key)
+                .is_some_and(|old| old.nominated_node().is_some())
+            {
+                self.snapshot.nominations_mut().withdraw(key);
             }
             self.queue.set(pod);
         } else {

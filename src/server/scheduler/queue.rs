@@ -66,6 +66,11 @@ impl PodQueue {
         }
     }
 
+    /// A pod that waits.
+    pub(crate) fn pod(&self, key: &ObjectKey) -> Option<&Arc<PodInfo>> {
+        self.entries.get(key).map(|entry| &entry.pod)
+    }
+
     /// The pod does not wait any more.
     pub(crate) fn remove(&mut self, key: &ObjectKey) {
         if let Some(entry) = self.entries.remove(key) {
