@@ -4,6 +4,8 @@
 use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 
+use super::status::OWN_CONDITIONS;
+
 /// The patch from `old` to `new`; `None` where they are equal.
 pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     if old == new {
@@ -76,6 +78,22 @@ fn conditions(old: &PodStatus, new: &PodStatus) -> Vec<Value> {
     changed
 }
 
+/// What the server has after it took `sent`: the agent's own conditions as they are in its answer.
+/// Between what the patch was made from and the patch another may have written (the node lifecycle
+/// controller, for a node that was away a moment), and a patch leaves alone what it does not name.
+pub(crate) fn taken(mut sent: PodStatus, answer: &PodStatus) -> PodStatus {
+    let ours = sent.conditions.iter_mut().flatten();
+    for condition in ours.filter(|c| OWN_CONDITIONS.contains(&c.type_.as_str())) {
+        let mut there = answer.conditions.iter().flatten();
+        if let Some(other) =
+            there.find(|c| c.type_ == condition.type_ && c.status != condition.status)
+        {
+            *condition = other.clone();
+        }
+    }
+    sent
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +136,19 @@ mod tests {
         );
         let sent = patch("u", &PodStatus::default(), &new).unwrap();
         assert_eq!(sent["status"]["podIPs"], json!([{"ip": "10.0.0.2"}]));
+    }
+
+    #[test]
+    fn what_another_wrote_meanwhile_is_sent_again() {
+        let wanted = status(json!({"conditions": [{"type": "Ready", "status": "True"},
+            {"type": "Gate", "status": "False"}]}));
+        let answer = status(json!({"conditions": [{"type": "Ready", "status": "False"},
+            {"type": "Gate", "status": "True"}]}));
+        let known = taken(wanted.clone(), &answer);
+        let again = patch("u", &known, &wanted).unwrap();
+        let expected = json!([{"type": "Ready", "status": "True", "reason": null,
+            "message": null}]);
+        assert_eq!(again["status"]["conditions"], expected);
+        assert_eq!(taken(wanted.clone(), &wanted), wanted);
     }
 }

@@ -477,6 +477,15 @@ impl Saying {
     }
 }
 
+/// Conditions that are the agent's alone to say.
+pub(crate) const OWN_CONDITIONS: &[&str] = &[
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+];
+
 fn conditions(view: &View<'_>, status: &PodStatus) -> Vec<PodCondition> {
     let initialized = initialized(view, status);
     let containers_ready = containers_ready(view, status);
@@ -493,7 +502,6 @@ fn conditions(view: &View<'_>, status: &PodStatus) -> Vec<PodCondition> {
         ("ContainersReady", containers_ready),
         ("PodScheduled", Saying::yes()),
     ];
-    let names: Vec<&str> = ours.iter().map(|(name, _)| *name).collect();
     let mut all: Vec<PodCondition> = ours
         .into_iter()
         .map(|(name, saying)| stamped(view, name, saying))
@@ -501,7 +509,7 @@ fn conditions(view: &View<'_>, status: &PodStatus) -> Vec<PodCondition> {
     let others = view.before.conditions.iter().flatten();
     all.extend(
         others
-            .filter(|c| !names.contains(&c.type_.as_str()))
+            .filter(|c| !OWN_CONDITIONS.contains(&c.type_.as_str()))
             .cloned(),
     );
     all

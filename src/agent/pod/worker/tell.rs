@@ -150,7 +150,7 @@ impl Context {
         Outcome::Reported(match result {
             Ok(answer) if answer.metadata.uid == meta.uid => Ok(Sent {
                 revision: revision_of(&answer),
-                status: Box::new(sent),
+                status: Box::new(report::taken(sent, &answer.status.unwrap_or_default())),
             }),
             Ok(_) => Err(ReportFailure::Gone),
             Err(error) if error.is_not_found() => Err(ReportFailure::Gone),
