@@ -187,6 +187,18 @@ async fn discovery_and_openapi_know_what_is_defined() {
     .await;
     let schema = &open["components"]["schemas"]["com.example.stable.v1.CronTab"];
     assert_eq!(schema["description"], "A timetable.");
+    let path = "/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}";
+    let patches = &open["paths"][path]["patch"]["requestBody"]["content"];
+    let mut patches: Vec<_> = patches.as_object().unwrap().keys().collect();
+    patches.sort();
+    assert_eq!(
+        patches,
+        [
+            "application/apply-patch+yaml",
+            "application/json-patch+json",
+            "application/merge-patch+json",
+        ]
+    );
     let old = get(&world, "/openapi/v2", "application/json").await;
     assert!(old["definitions"]["com.example.stable.v1.CronTab"].is_object());
 }

@@ -7,12 +7,13 @@ use super::{Form, Part, Served};
 use crate::api::gvk::GroupVersionKind;
 use crate::api::schema::{TypeRef, builtin};
 
-/// Media types of patches.
+/// Media types of patches. The last is not for custom resources: nothing says how their lists would
+/// merge, and `kubectl apply` sends the patch that is promised here.
 const PATCHES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
+    "application/strategic-merge-patch+json",
 ];
 
 /// Subresources that open a stream.
@@ -279,7 +280,11 @@ impl Make<'_> {
     ) {
         let (media, schema, required) = match method {
             "post" | "put" => (&["*/*"][..], reference(ty, self.form), true),
-            "patch" => (PATCHES, json!({"type": "object"}), true),
+            "patch" => {
+                let left_out = usize::from(self.served.custom.is_some());
+                let media = &PATCHES[..PATCHES.len() - left_out];
+                (media, json!({"type": "object"}), true)
+            }
             "delete" => (&["*/*"][..], reference(delete_options(), self.form), false),
             _ => return,
         };
