@@ -17,10 +17,15 @@ pub const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 /// DEVIATION: upstream hashes a dump of Go structs, which nothing else can reproduce; the form of
 /// the hash is the same.
 pub fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    let json = serde_json::to_value(template).unwrap_or(Value::Null);
-    let mut canonical = Vec::new();
-    write_canonical(&json, &mut canonical);
-    let mut hash = fnv32a(0x811c_9dc5, &canonical);
+    hash(
+        &serde_json::to_value(template).unwrap_or(Value::Null),
+        collisions,
+    )
+}
+
+/// As [`template_hash`] of any value.
+pub fn hash(value: &Value, collisions: Option<i32>) -> String {
+    let mut hash = fnv32a(0x811c_9dc5, &canonical(value));
     if let Some(count) = collisions {
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&count.to_le_bytes());
@@ -41,6 +46,13 @@ fn fnv32a(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     })
+}
+
+/// The bytes of a value that are the same where it means the same.
+pub fn canonical(value: &Value) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_canonical(value, &mut bytes);
+    bytes
 }
 
 /// JSON with sorted keys, without nulls and empty objects and lists, which mean the same as

@@ -1,7 +1,9 @@
-//! Deployments and ReplicaSets from wish to pods.
+//! Workloads from wish to pods.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+use k8s_openapi::api::core::v1::{Event, Node, Pod, ReplicationController};
 use orch::api::meta;
 use serde_json::json;
 
@@ -136,4 +138,214 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_room_comes() {
     world.add_node("n2").await;
     let pods = world.ready_pods(1).await;
     assert_eq!(by_node(&pods).keys().collect::<Vec<_>>(), [&"n2"]);
+}
+
+async fn stateful(world: &World, name: &str) -> StatefulSet {
+    let api = world.client.namespaced::<StatefulSet>("default");
+    api.get(name).await.unwrap()
+}
+
+/// Waits until the set has `replicas` ready pods, `updated` of which are of its newest template.
+async fn until_stateful(world: &World, name: &str, replicas: i32, updated: i32) {
+    world
+        .until("stateful set", || async {
+            let set = stateful(world, name).await;
+            let status = set.status.clone().unwrap_or_default();
+            if status.observed_generation == set.metadata.generation
+                && status.replicas == replicas
+                && status.ready_replicas.unwrap_or(0) == replicas
+                && status.updated_replicas.unwrap_or(0) == updated
+            {
+                return Ok(());
+            }
+            Err(format!("{status:?}"))
+        })
+        .await;
+}
+
+/// What happened to pods, as `+name` and `-name`, in the order of their events.
+async fn story(world: &World, reasons: [&str; 2]) -> Vec<String> {
+    let mut events = world.list::<Event>().await;
+    events.retain(|event| {
+        let reason = event.reason.as_deref().unwrap_or_default();
+        let is_pod = event
+            .message
+            .as_deref()
+            .unwrap_or_default()
+            .contains(" Pod ");
+        reasons.contains(&reason) && is_pod
+    });
+    events.sort_by_key(|event| {
+        let revision = event.metadata.resource_version.as_deref();
+        revision.and_then(|r| r.parse::<u64>().ok())
+    });
+    let told = events.into_iter().map(|event| {
+        let sign = if event.reason.as_deref() == Some(reasons[0]) {
+            '+'
+        } else {
+            '-'
+        };
+        let message = event.message.unwrap();
+        let pod = message.split(' ').nth(2).unwrap().to_owned();
+        format!("{sign}{pod}")
+    });
+    told.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateful_set_comes_in_order_rolls_to_its_partition_and_goes_in_reverse() {
+    let world = World::start(2).await;
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+        "spec": {"replicas": 3, "serviceName": "db",
+            "selector": {"matchLabels": {"app": "db"}},
+            "template": {"metadata": {"labels": {"app": "db"}},
+                "spec": {"containers": [{"name": "c", "image": "db:1"}]}}},
+    });
+    world.create::<StatefulSet>("default", set).await;
+    until_stateful(&world, "db", 3, 3).await;
+    let done = ["SuccessfulCreate", "SuccessfulDelete"];
+    world
+        .until("three events", || async {
+            let story = story(&world, done).await;
+            let expected = ["+db-0", "+db-1", "+db-2"];
+            if story == expected {
+                Ok(())
+            } else {
+                Err(format!("{story:?}"))
+            }
+        })
+        .await;
+    let change = json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 1}},
+        "template": {"spec": {"containers": [{"name": "c", "image": "db:2"}]}}}});
+    world.patch::<StatefulSet>("db", change).await;
+    until_stateful(&world, "db", 3, 2).await;
+    let images = || async {
+        let mut pods = world.list::<Pod>().await;
+        pods.sort_by_key(|pod| pod.metadata.name.clone());
+        let image = |pod: &Pod| {
+            pod.spec.as_ref().unwrap().containers[0]
+                .image
+                .clone()
+                .unwrap()
+        };
+        pods.iter().map(image).collect::<Vec<_>>()
+    };
+    assert_eq!(images().await, ["db:1", "db:2", "db:2"]);
+    let status = stateful(&world, "db").await.status.unwrap();
+    assert_ne!(status.current_revision, status.update_revision);
+    let change = json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 0}}}});
+    world.patch::<StatefulSet>("db", change).await;
+    until_stateful(&world, "db", 3, 3).await;
+    assert_eq!(images().await, ["db:2"; 3]);
+    // What `kubectl rollout undo` sends: the data of the revision before.
+    let mut revisions = world.list::<ControllerRevision>().await;
+    revisions.sort_by_key(|revision| revision.revision);
+    assert_eq!(revisions.len(), 2);
+    let back = revisions[0].data.0.clone();
+    world.patch::<StatefulSet>("db", back).await;
+    until_stateful(&world, "db", 3, 3).await;
+    assert_eq!(images().await, ["db:1"; 3]);
+    let mut numbers: Vec<_> = world.list::<ControllerRevision>().await;
+    numbers.sort_by_key(|revision| revision.revision);
+    let numbers: Vec<_> = numbers.iter().map(|r| r.revision).collect();
+    assert_eq!(numbers, [Some(2), Some(3)]);
+    world
+        .patch::<StatefulSet>("db", json!({"spec": {"replicas": 1}}))
+        .await;
+    until_stateful(&world, "db", 1, 1).await;
+    assert_eq!(
+        world.list::<Pod>().await[0].metadata.name.as_deref(),
+        Some("db-0")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_set_follows_nodes_and_rolls() {
+    let world = World::start(2).await;
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "log"},
+        "spec": {"selector": {"matchLabels": {"app": "log"}},
+            "template": {"metadata": {"labels": {"app": "log"}},
+                "spec": {"containers": [{"name": "c", "image": "log:1"}]}}},
+    });
+    world.create::<DaemonSet>("default", set).await;
+    assert_eq!(by_node(&world.ready_pods(2).await).len(), 2);
+    world.add_node("n3").await;
+    let pods = world.ready_pods(3).await;
+    assert!(by_node(&pods).contains_key("n3"));
+    // A cordoned node keeps its daemon.
+    let nodes = world.client.all::<Node>();
+    let cordon = orch::client::Patch::Merge(json!({"spec": {"unschedulable": true}}));
+    nodes.patch("n3", &cordon).await.unwrap();
+    let change = json!({"spec": {"template": {"spec": {
+        "containers": [{"name": "c", "image": "log:2"}]}}}});
+    world.patch::<DaemonSet>("log", change).await;
+    world
+        .until("rolled out", || async {
+            let api = world.client.namespaced::<DaemonSet>("default");
+            let set = api.get("log").await.unwrap();
+            let status = set.status.clone().unwrap_or_default();
+            if status.observed_generation == set.metadata.generation
+                && status.updated_number_scheduled == Some(3)
+                && status.number_available == Some(3)
+            {
+                return Ok(());
+            }
+            Err(format!("{status:?}"))
+        })
+        .await;
+    let pods = world.ready_pods(3).await;
+    assert_eq!(
+        by_node(&pods).keys().collect::<Vec<_>>(),
+        [&"n1", &"n2", &"n3"]
+    );
+    for pod in &pods {
+        let image = pod.spec.as_ref().unwrap().containers[0].image.as_deref();
+        assert_eq!(image, Some("log:2"));
+    }
+    let change = json!({"spec": {"template": {"spec": {"nodeSelector":
+        {"kubernetes.io/hostname": "n1"}}}}});
+    world.patch::<DaemonSet>("log", change).await;
+    let pods = world.ready_pods(1).await;
+    assert_eq!(by_node(&pods).keys().collect::<Vec<_>>(), [&"n1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replication_controller_keeps_its_pods() {
+    let world = World::start(1).await;
+    let controller = json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "old"},
+        "spec": {"replicas": 2, "template": {"metadata": {"labels": {"app": "old"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    world
+        .create::<ReplicationController>("default", controller)
+        .await;
+    let pods = world.ready_pods(2).await;
+    let owner = meta::controller_of(&pods[0].metadata).unwrap();
+    assert_eq!(
+        (owner.kind.as_str(), owner.api_version.as_str()),
+        ("ReplicationController", "v1")
+    );
+    world
+        .patch::<ReplicationController>("old", json!({"spec": {"replicas": 1}}))
+        .await;
+    world.ready_pods(1).await;
+    world
+        .until("status", || async {
+            let sets = world.list::<ReplicationController>().await;
+            let status = sets[0].status.clone().unwrap_or_default();
+            let known = (
+                status.replicas,
+                status.ready_replicas,
+                status.observed_generation,
+            );
+            if known == (1, Some(1), Some(2)) {
+                Ok(())
+            } else {
+                Err(format!("{status:?}"))
+            }
+        })
+        .await;
 }

@@ -3,3 +3,4 @@
 pub mod field;
 pub mod label;
 mod label_parser;
+pub mod node;

@@ -8,6 +8,7 @@ mod bootstrap_token;
 mod certificates;
 mod cluster_role_aggregation;
 mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -21,6 +22,7 @@ mod replica_set;
 mod root_ca;
 mod service_account;
 mod shared;
+mod stateful_set;
 mod taint_eviction;
 #[cfg(test)]
 mod testing;
@@ -70,6 +72,7 @@ const ALL: &[fn(&Setup)] = &[
     certificates::start,
     cluster_role_aggregation::start,
     cron_job::start,
+    daemon_set::start,
     deployment::start,
     endpoint_slice::start,
     endpoints::start,
@@ -82,6 +85,7 @@ const ALL: &[fn(&Setup)] = &[
     replica_set::start,
     root_ca::start,
     service_account::start,
+    stateful_set::start,
     taint_eviction::start,
     ttl_after_finished::start,
 ];

@@ -1,4 +1,6 @@
-//! Keeps as many pods running for each ReplicaSet as its spec asks.
+//! Keeps as many pods running for each ReplicaSet as its spec asks; and for each
+//! ReplicationController, which is looked at as the ReplicaSet it would be (upstream does the same
+//! with an adapter).
 //!
 //! Writes: pods it controls; `status` of the set. Never writes a `spec` it did not create.
 //! Two sets selecting the same orphan race for it; the loser sees a conflict and tries again.
@@ -7,18 +9,20 @@
 //! [`Expectations`]; until it is seen, only the status is brought up to date.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::Resource as _;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::apps::v1::{
+    ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus,
+};
+use k8s_openapi::api::core::v1::{
+    Pod, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 
 use crate::api::{meta, object::ObjectKey, pod};
 use crate::client::{
-    self, Cache, Client, DeleteParams, Error, Queue, Recorder, Result,
+    self, Cache, Client, Error, Kind, Queue, Result,
     controller::{Action, Reconcile},
 };
 use crate::util::{clock::Clock, errors::chain};
@@ -27,17 +31,31 @@ use super::Setup;
 use super::shared::{
     adopt,
     expectations::{Expectations, UNANSWERED_MOST},
+    pod_control::PodControl,
     pods, status, wire,
 };
 
 const WORKERS: usize = 5;
 
-struct ReplicaSets {
-    sets: Cache<ReplicaSet>,
+/// What can be looked at as a ReplicaSet.
+trait Replicated: Kind {
+    const CONTROLLER: &'static str;
+    /// Who tells its events.
+    const COMPONENT: &'static str;
+    /// Whether its status counts pods that end.
+    const COUNTS_TERMINATING: bool;
+
+    fn as_set(self: &Arc<Self>) -> Arc<ReplicaSet>;
+
+    fn selector(&self) -> LabelSelector;
+}
+
+struct Replicas<K> {
+    owners: Cache<K>,
     pods: Cache<Pod>,
     expectations: Arc<Expectations>,
     client: Client,
-    recorder: Recorder,
+    control: PodControl,
     clock: Clock,
 }
 
@@ -48,60 +66,129 @@ struct Plan {
     delete: Vec<Arc<Pod>>,
 }
 
+/// Starts both.
 pub(super) fn start(setup: &Setup) {
-    let (sets, pods) = (
-        setup.informers.cache::<ReplicaSet>(),
-        setup.informers.cache::<Pod>(),
-    );
+    start_for::<ReplicaSet>(setup);
+    start_for::<ReplicationController>(setup);
+}
+
+fn start_for<K: Replicated>(setup: &Setup) {
+    let (owners, pods) = (setup.informers.cache::<K>(), setup.informers.cache::<Pod>());
     let queue = Queue::new();
     let expectations = Arc::new(Expectations::default());
     adopt::index_orphans(&pods);
-    wire::on_own(&sets, &queue);
+    wire::on_own(&owners, &queue);
     pods::observe(&pods, &expectations);
-    wire::on_owned(&pods, ReplicaSet::KIND, &queue);
+    wire::on_owned(&pods, K::KIND, &queue);
     wire::on_orphan(
         &pods,
-        &sets,
-        |set: &ReplicaSet, pod| adopt::selector_of(&set.spec.selector).matches(&pod.labels),
+        &owners,
+        |owner: &K, pod| adopt::selector_of(&owner.selector()).matches(&pod.labels),
         &queue,
     );
-    let controller = ReplicaSets {
-        sets: sets.clone(),
+    let controller = Replicas {
+        owners: owners.clone(),
         pods: pods.clone(),
-        expectations,
         client: setup.client.clone(),
-        recorder: setup.recorder("replicaset-controller"),
+        control: PodControl {
+            client: setup.client.clone(),
+            recorder: setup.recorder(K::COMPONENT),
+            expectations: expectations.clone(),
+        },
+        expectations,
         clock: setup.clock.clone(),
     };
     setup.run(controller, queue, WORKERS, async move {
-        sets.synced().await;
+        owners.synced().await;
         pods.synced().await;
     });
 }
 
-impl Reconcile for ReplicaSets {
+impl Replicated for ReplicaSet {
+    const CONTROLLER: &'static str = "replica_set";
+    const COMPONENT: &'static str = "replicaset-controller";
+    const COUNTS_TERMINATING: bool = true;
+
+    fn as_set(self: &Arc<Self>) -> Arc<ReplicaSet> {
+        self.clone()
+    }
+
+    fn selector(&self) -> LabelSelector {
+        self.spec.selector.clone()
+    }
+}
+
+impl Replicated for ReplicationController {
+    const CONTROLLER: &'static str = "replication_controller";
+    const COMPONENT: &'static str = "replication-controller";
+    const COUNTS_TERMINATING: bool = false;
+
+    fn as_set(self: &Arc<Self>) -> Arc<ReplicaSet> {
+        let spec = self.spec.clone().unwrap_or_default();
+        Arc::new(ReplicaSet {
+            metadata: self.metadata.clone(),
+            spec: ReplicaSetSpec {
+                min_ready_seconds: spec.min_ready_seconds,
+                replicas: spec.replicas,
+                selector: self.selector(),
+                template: spec.template,
+            },
+            status: self.status.clone().map(set_status),
+        })
+    }
+
+    fn selector(&self) -> LabelSelector {
+        LabelSelector {
+            match_labels: self.spec.as_ref().and_then(|spec| spec.selector.clone()),
+            match_expressions: None,
+        }
+    }
+}
+
+fn set_status(status: ReplicationControllerStatus) -> ReplicaSetStatus {
+    let condition = |c: ReplicationControllerCondition| ReplicaSetCondition {
+        type_: Some(c.type_),
+        status: Some(c.status),
+        reason: c.reason,
+        message: c.message,
+        last_transition_time: c.last_transition_time,
+    };
+    let conditions = status.conditions;
+    ReplicaSetStatus {
+        available_replicas: status.available_replicas,
+        conditions: conditions.map(|all| all.into_iter().map(condition).collect()),
+        fully_labeled_replicas: status.fully_labeled_replicas,
+        observed_generation: status.observed_generation,
+        ready_replicas: status.ready_replicas,
+        replicas: status.replicas,
+        terminating_replicas: None,
+    }
+}
+
+impl<K: Replicated> Reconcile for Replicas<K> {
     type Key = ObjectKey;
 
     fn name(&self) -> &'static str {
-        "replica_set"
+        K::CONTROLLER
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action> {
-        let Some(set) = self.sets.get(key) else {
+        let Some(owner) = self.owners.get(key) else {
             return Ok(Action::Done);
         };
+        let set = owner.as_set();
         let uid = meta::uid(&set.metadata);
         if set.metadata.deletion_timestamp.is_some() {
             self.expectations.forget(uid);
         }
         let selector = adopt::selector_of(&set.spec.selector);
         let claim = adopt::claim(&set.metadata, &selector, &self.pods);
-        adopt::settle(&self.client, &*set, &claim).await?;
+        adopt::settle(&self.client, &*owner, &claim).await?;
         let now = self.clock.now();
         let mut result = Ok(());
         if self.expectations.are_met(uid) && !meta::is_terminating(&set.metadata) {
             let plan = plan(&set, &claim.mine, || self.related(&set), now);
-            result = self.carry_out(&set, plan).await;
+            result = self.carry_out(&*owner, &set, plan).await;
         }
         self.write_status(&set, &claim.mine, &result).await?;
         result?;
@@ -113,100 +200,29 @@ impl Reconcile for ReplicaSets {
     }
 }
 
-impl ReplicaSets {
+impl<K: Replicated> Replicas<K> {
     /// All pods of the workload the set is part of.
     fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
         let Some(owner) = meta::controller_of(&set.metadata) else {
             return self.pods.controlled_by(meta::uid(&set.metadata));
         };
-        let sets = self.sets.controlled_by(&owner.uid);
+        let sets = self.owners.controlled_by(&owner.uid);
         sets.iter()
-            .flat_map(|set| self.pods.controlled_by(meta::uid(&set.metadata)))
+            .flat_map(|set| self.pods.controlled_by(meta::uid(set.metadata())))
             .collect()
     }
 
-    async fn carry_out(&self, set: &ReplicaSet, plan: Plan) -> Result<()> {
-        if plan.create > 0 {
-            self.create(set, plan.create).await
-        } else {
-            self.delete(set, &plan.delete).await
+    async fn carry_out(&self, owner: &K, set: &ReplicaSet, plan: Plan) -> Result<()> {
+        let about = client::reference(owner);
+        if plan.create == 0 {
+            return self.control.delete(&about, &plan.delete).await;
         }
-    }
-
-    async fn create(&self, set: &ReplicaSet, count: usize) -> Result<()> {
-        let uid = meta::uid(&set.metadata);
-        let api = self
-            .client
-            .namespaced::<Pod>(meta::namespace(&set.metadata));
-        let reference =
-            meta::controller_ref(ReplicaSet::API_VERSION, ReplicaSet::KIND, &set.metadata);
+        let reference = meta::controller_ref(K::API_VERSION, K::KIND, &set.metadata);
         let template = set.spec.template.clone().unwrap_or_default();
         let pod = pods::from_template(&template, &set.metadata, reference);
-        self.expectations.expect_creations(uid, count);
-        let about = client::reference(set);
-        let tried = AtomicUsize::new(0);
-        let tried = &tried;
-        let (_, result) = pods::in_growing_batches(count, || {
-            tried.fetch_add(1, Ordering::Relaxed);
-            let (api, pod, about) = (&api, &pod, &about);
-            async move {
-                match api.create(pod).await {
-                    Ok(pod) => {
-                        let text = format!("Created pod: {}", meta::name(&pod.metadata));
-                        self.recorder.normal(about, "SuccessfulCreate", text);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.expectations.created(uid);
-                        if !is_namespace_ending(&error) {
-                            let text = format!("Error creating: {}", chain(&error));
-                            self.recorder.warning(about, "FailedCreate", text);
-                        }
-                        Err(error)
-                    }
-                }
-            }
-        })
-        .await;
-        for _ in tried.load(Ordering::Relaxed)..count {
-            self.expectations.created(uid);
-        }
-        result
-    }
-
-    async fn delete(&self, set: &ReplicaSet, doomed: &[Arc<Pod>]) -> Result<()> {
-        let uid = meta::uid(&set.metadata);
-        let api = self
-            .client
-            .namespaced::<Pod>(meta::namespace(&set.metadata));
-        let uids = doomed.iter().map(|pod| meta::uid(&pod.metadata).to_owned());
-        self.expectations.expect_deletions(uid, uids);
-        let about = client::reference(set);
-        let deleting = doomed.iter().map(|pod| {
-            let (api, about) = (&api, &about);
-            async move {
-                let (name, pod_uid) = (meta::name(&pod.metadata), meta::uid(&pod.metadata));
-                match api.delete(name, &DeleteParams::uid(pod_uid)).await {
-                    Ok(()) => {
-                        let text = format!("Deleted pod: {name}");
-                        self.recorder.normal(about, "SuccessfulDelete", text);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.expectations.deleted(uid, pod_uid);
-                        // Gone, or another pod has the name: it is not ours any more.
-                        if error.is_not_found() || error.is_conflict() {
-                            return Ok(());
-                        }
-                        let text = format!("Error deleting: {}", chain(&error));
-                        self.recorder.warning(about, "FailedDelete", text);
-                        Err(error)
-                    }
-                }
-            }
-        });
-        let results = futures_util::future::join_all(deleting).await;
-        results.into_iter().collect()
+        self.control
+            .create(&about, plan.create, |_| pod.clone())
+            .await
     }
 
     async fn write_status(
@@ -215,13 +231,14 @@ impl ReplicaSets {
         pods: &[Arc<Pod>],
         result: &Result<()>,
     ) -> Result<()> {
-        let new = status_of(set, pods, result.as_ref().err(), self.clock.now());
+        let mut new = status_of(set, pods, result.as_ref().err(), self.clock.now());
+        if !K::COUNTS_TERMINATING {
+            new.terminating_replicas = None;
+        }
         let Some(patch) = status::patch(&set.metadata, set.status.as_ref(), &new) else {
             return Ok(());
         };
-        let api = self
-            .client
-            .namespaced::<ReplicaSet>(meta::namespace(&set.metadata));
+        let api = self.client.namespaced::<K>(meta::namespace(&set.metadata));
         match api.patch_status(meta::name(&set.metadata), &patch).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
@@ -341,16 +358,6 @@ fn next_look(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Action {
     }
 }
 
-/// Pods of a namespace that goes are refused, and nobody needs to be told.
-fn is_namespace_ending(error: &Error) -> bool {
-    let details = error.api().and_then(|error| error.details.as_ref());
-    let causes = details.and_then(|details| details["causes"].as_array());
-    causes
-        .into_iter()
-        .flatten()
-        .any(|cause| cause["reason"] == "NamespaceTerminating")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,5 +444,22 @@ mod tests {
         );
         set.status = Some(status);
         assert_eq!(status_of(&set, &[], None, now()).conditions, None);
+    }
+
+    #[test]
+    fn a_replication_controller_is_looked_at_as_a_set() {
+        let controller: ReplicationController = serde_json::from_value(json!({
+            "metadata": {"name": "r", "uid": "r", "generation": 1},
+            "spec": {"replicas": 3, "selector": {"app": "w"},
+                "template": {"metadata": {"labels": {"app": "w"}}}},
+            "status": {"replicas": 2, "readyReplicas": 1},
+        }))
+        .unwrap();
+        let set = Arc::new(controller).as_set();
+        let selector = adopt::selector_of(&set.spec.selector);
+        assert!(selector.matches(&json!({"app": "w"})) && !selector.matches(&json!({"app": "x"})));
+        assert_eq!(plan(&set, &[], Vec::new, now()).create, 3);
+        let status = set.status.clone().unwrap();
+        assert_eq!((status.replicas, status.ready_replicas), (2, Some(1)));
     }
 }
