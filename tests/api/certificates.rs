@@ -69,7 +69,8 @@ async fn an_approved_request_becomes_a_user() {
 
     let server = world.server();
     let trust = Trust::Authorities(server.ca_pem().to_owned());
-    let mut endpoint = Endpoint::new(vec![server.url()], trust);
+    let address = server.address().to_string();
+    let mut endpoint = Endpoint::new(vec![address], trust);
     endpoint.identity = Some(Identity::new(&certificate, &key.pem()).unwrap());
     let transport = HttpsTransport::new(endpoint, &world.tasks).unwrap();
     let alice = Client::new(Arc::new(transport));

@@ -124,7 +124,9 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_room_comes() {
         "spec": {"nodeSelector": {"kubernetes.io/hostname": "n2"},
             "containers": [{"name": "c", "image": "i"}]}});
     world.create::<Pod>("default", pod).await;
-    let expected = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
+    let expected = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
+                    no new claims to deallocate, preemption: 0/1 nodes are available: \
+                    1 Preemption is not helpful for scheduling.";
     world
         .until("told", || async {
             let pods = world.list::<Pod>().await;

@@ -35,13 +35,13 @@ pub(super) async fn patch(
         *kind != PatchType::Strategic || !is_custom
     });
     let kind = kind.ok_or_else(|| {
-        let all = [
+        let strategic = (!is_custom).then_some("application/strategic-merge-patch+json");
+        let others = [
             "application/json-patch+json",
             "application/merge-patch+json",
-            patch::APPLY,
-            "application/strategic-merge-patch+json",
         ];
-        ApiError::unsupported_media_type(if is_custom { &all[..3] } else { &all })
+        let all = others.into_iter().chain(strategic).chain([patch::APPLY]);
+        ApiError::unsupported_media_type(&all.collect::<Vec<_>>())
     })?;
     let options = PatchOptions::from_query(&call.query, false)?;
     let body = read_body(body).await?;

@@ -218,7 +218,7 @@ fn every_node_has_one_pod_and_nodes_come_and_go() {
     );
     assert_eq!(
         (status.number_available, status.number_unavailable),
-        (Some(3), Some(0))
+        (Some(3), None)
     );
     assert_eq!(status.updated_number_scheduled, Some(3));
     world.nodes.push(node("n4", json!([])));
