@@ -291,6 +291,7 @@ impl Server {
             port: self.address.port(),
             is_alone: !self.is_shared,
             ca_pem: self.pki.ca_pem().to_owned(),
+            flow_control: http::default_flow_control(),
         };
         let client = self.client("system:apiserver");
         bootstrap::run(&client, &first).await.map_err(Error::First)

@@ -3,7 +3,7 @@
 
 use orch::api::gvk::GroupVersionResource;
 use orch::api::object::Object;
-use orch::client::DynamicApi;
+use orch::client::{DynamicApi, ListParams};
 use serde_json::{Value, json};
 
 use crate::world::World;
@@ -140,4 +140,16 @@ async fn kinds_that_extend_a_cluster_answer_as_upstream() {
         "RuntimeClass.node.k8s.io \"x\" is invalid: handler: Invalid value: \"kata\": field is \
          immutable"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_levels_and_schemas_are_there_from_the_start() {
+    let world = World::start(0).await;
+    let group = "flowcontrol.apiserver.k8s.io";
+    for (resource, count) in [("prioritylevelconfigurations", 8), ("flowschemas", 13)] {
+        let api = api(&world, group, resource, "");
+        let names = api.list(&ListParams::default()).await.unwrap().items;
+        assert_eq!(names.len(), count, "{resource}");
+        assert!(names.iter().any(|object| object.name() == "catch-all"));
+    }
 }

@@ -5,6 +5,7 @@
 //! somebody added alone.
 
 mod controller_policy;
+mod flow_control;
 mod policy;
 
 use std::collections::BTreeSet;
@@ -38,6 +39,8 @@ pub struct First {
     pub is_alone: bool,
     /// The authority's certificate.
     pub ca_pem: String,
+    /// The FlowSchemas and PriorityLevelConfigurations there are from the start.
+    pub flow_control: Vec<Value>,
 }
 
 /// Makes or mends the first objects.
@@ -50,13 +53,18 @@ pub async fn run(client: &Client, first: &First) -> Result<()> {
     ensure_all(client, namespaces.collect()).await?;
     let objects = ensure_all(client, first.objects());
     let made = make_all(client, first.classes_and_ranges());
-    let (objects, made, cluster_wide, namespaced) = tokio::join!(
+    let (objects, made, cluster_wide, namespaced, flow_control) = tokio::join!(
         objects,
         made,
         cluster_policy(client),
         namespaced_policy(client),
+        flow_control::ensure(client, &first.flow_control),
     );
-    objects.and(made).and(cluster_wide).and(namespaced)
+    objects
+        .and(made)
+        .and(cluster_wide)
+        .and(namespaced)
+        .and(flow_control)
 }
 
 async fn cluster_policy(client: &Client) -> Result<()> {

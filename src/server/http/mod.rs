@@ -59,6 +59,7 @@ use observe::Observed;
 use route::Upstream;
 use tunnel::TunnelAcceptor;
 
+pub use flow::default_objects as default_flow_control;
 pub use transport::Direct;
 
 /// Long enough for the largest list to a slow client, short enough to free what hangs.

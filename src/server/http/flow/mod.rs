@@ -385,8 +385,7 @@ impl Table {
     }
 
     /// What is stored, and upstream's defaults where nothing of their name is.
-    ///
-    /// DEVIATION: upstream stores the defaults as objects; here they count without being listed.
+    /// They are stored at the start; this is for the time before, and for one somebody deleted.
     fn compile([schemas, levels]: &[Snapshot; 2]) -> Self {
         let objects = |snapshot: &Snapshot| -> Vec<_> {
             let items = snapshot.items("", None);
@@ -443,6 +442,13 @@ impl Table {
             .zip(level)
             .expect("the mandatory objects are in every table")
     }
+}
+
+/// Every FlowSchema and PriorityLevelConfiguration there is from the start.
+pub fn default_objects() -> Vec<serde_json::Value> {
+    let mut objects = priority_levels();
+    objects.extend(flow_schemas());
+    objects
 }
 
 #[cfg(test)]
