@@ -10,6 +10,7 @@ mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
@@ -74,6 +75,7 @@ const ALL: &[fn(&Setup)] = &[
     cron_job::start,
     daemon_set::start,
     deployment::start,
+    disruption::start,
     endpoint_slice::start,
     endpoints::start,
     garbage_collector::start,

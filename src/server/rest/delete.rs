@@ -257,7 +257,7 @@ fn hold_definition(new: &mut Object, finalizers: &mut Vec<String>, now: Timestam
     }
 }
 
-fn check_preconditions(
+pub(super) fn check_preconditions(
     def: &ResourceDef,
     old: &Object,
     options: &DeleteOptions,

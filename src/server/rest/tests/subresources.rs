@@ -235,3 +235,63 @@ async fn an_ephemeral_container_is_added_and_stays() {
         404
     );
 }
+
+#[tokio::test]
+async fn an_eviction_asks_the_budget_of_the_pod() {
+    const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let api = Api::new().await;
+    for name in ["a", "b", "sick"] {
+        let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        let pod = json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec});
+        api.ok(&format!("POST {PODS}"), pod).await;
+        let ready = if name == "sick" { "False" } else { "True" };
+        let status =
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]});
+        let line = format!("PATCH {PODS}/{name}/status | {MERGE}");
+        api.ok(&line, json!({"status": status})).await;
+    }
+    let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    let budget = json!({"metadata": {"name": "web"}, "spec": spec});
+    api.ok(&format!("POST {BUDGETS}"), budget.clone()).await;
+    let evict = |name: &str| format!("POST {PODS}/{name}/eviction");
+    let eviction = || json!({"apiVersion": "policy/v1", "kind": "Eviction"});
+    let (code, unknown) = api.call(&evict("a"), eviction()).await;
+    assert_eq!((code, &unknown["reason"]), (429, &json!("TooManyRequests")));
+    assert_eq!(unknown["details"]["retryAfterSeconds"], 10);
+    let status = json!({"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2,
+        "desiredHealthy": 1, "expectedPods": 3});
+    let line = format!("PATCH {BUDGETS}/web/status | {MERGE}");
+    api.ok(&line, json!({"status": status})).await;
+    let dry = format!("POST {PODS}/a/eviction?dryRun=All");
+    assert_eq!(api.call(&dry, eviction()).await.0, 201);
+    assert_eq!(api.call(&evict("a"), eviction()).await.0, 201);
+    let left = api.ok(&format!("GET {BUDGETS}/web"), Value::Null).await;
+    assert_eq!(left["status"]["disruptionsAllowed"], 0);
+    assert_eq!(left["status"]["disruptedPods"]["a"], "2026-01-02T03:04:05Z");
+    assert_eq!(
+        left["status"]["conditions"][0]["reason"],
+        "InsufficientPods"
+    );
+    let (code, refused) = api.call(&evict("b"), eviction()).await;
+    assert_eq!(code, 429);
+    assert_eq!(
+        refused["message"],
+        "Cannot evict pod as it would violate the pod's disruption budget."
+    );
+    assert_eq!(
+        refused["details"]["causes"],
+        json!([{"reason": "DisruptionBudget",
+            "message": "The disruption budget web needs 1 healthy pods and has 2 currently"}])
+    );
+    // Enough others are healthy: one that is not may go, and takes nothing.
+    assert_eq!(api.call(&evict("sick"), eviction()).await.0, 201);
+    let mut second = budget;
+    second["metadata"]["name"] = "too".into();
+    api.ok(&format!("POST {BUDGETS}"), second).await;
+    let (code, message) = api.err(&evict("b"), eviction()).await;
+    assert_eq!(code, 500);
+    assert!(
+        message.contains("more than one PodDisruptionBudget"),
+        "{message}"
+    );
+}
