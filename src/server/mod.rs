@@ -38,6 +38,7 @@ mod health;
 mod identity;
 mod kubeconfig;
 mod leadership;
+mod quotas;
 mod servers;
 
 #[cfg(test)]
@@ -417,6 +418,12 @@ impl Work {
             served: self.handler.served(),
         };
         controllers::start(&setup);
+        quotas::start(
+            client("system:kube-controller-manager"),
+            &setup.informers,
+            Arc::clone(self.handler.registry()),
+            tasks,
+        );
         scheduler::start(
             client("system:kube-scheduler"),
             &setup.informers,

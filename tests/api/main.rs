@@ -12,6 +12,7 @@ mod kinds_extension;
 mod machinery;
 mod nodes;
 mod parsers;
+mod quotas;
 mod scheduling;
 mod services;
 mod workloads;

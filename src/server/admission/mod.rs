@@ -19,7 +19,7 @@ mod pod_security;
 mod policy;
 mod priority;
 mod rbac_escalation;
-mod resource_quota;
+pub(crate) mod resource_quota;
 mod review;
 mod runtime_class;
 mod service_account;

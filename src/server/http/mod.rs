@@ -156,6 +156,11 @@ impl Handler {
         self.0.parts.registry.generation()
     }
 
+    /// What is served.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.0.parts.registry
+    }
+
     /// The checks of the health endpoints.
     pub fn health(&self) -> &Health {
         &self.0.parts.health

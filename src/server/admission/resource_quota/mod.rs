@@ -8,7 +8,7 @@
 //! controller counts anew. The raise itself does not wait for the disk: the object that follows
 //! does, and the journal keeps their order.
 
-mod plan;
+pub(crate) mod plan;
 mod usage;
 
 use std::collections::{BTreeSet, HashMap};

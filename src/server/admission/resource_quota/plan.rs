@@ -80,7 +80,7 @@ impl Asked<'_> {
         let counted: Vec<&str> = counted
             .filter(|name| self.evaluator.counts(self.def, name))
             .collect();
-        if counted.is_empty() || !self.is_in_scopes(quota, self.object) {
+        if counted.is_empty() || !is_in_scopes(self.evaluator, quota, self.object) {
             return Ok(None);
         }
         if let Some(missing) = self.evaluator.missing(self.object, &counted) {
@@ -101,7 +101,10 @@ impl Asked<'_> {
             let names = negative.join(",");
             return Err(format!("quota usage is negative for resource(s): {names}"));
         }
-        if let Some(old) = self.old.filter(|old| self.is_in_scopes(quota, old)) {
+        if let Some(old) = self
+            .old
+            .filter(|old| is_in_scopes(self.evaluator, quota, old))
+        {
             let before = self.evaluator.usage(self.def, old);
             for (name, amount) in &mut usage {
                 let before = before.get(name).copied().unwrap_or_default();
@@ -111,16 +114,45 @@ impl Asked<'_> {
         usage.retain(|name, amount| counted.contains(&name.as_str()) && !amount.is_zero());
         Ok((!usage.is_empty()).then_some(usage))
     }
+}
 
-    fn is_in_scopes(&self, quota: &Object, object: &Object) -> bool {
-        let scopes = quota.at(&["spec", "scopes"]).and_then(Value::as_array);
-        let mut scopes = scopes.into_iter().flatten();
-        let selector = quota.at(&["spec", "scopeSelector", "matchExpressions"]);
-        let mut selectors = selector.and_then(Value::as_array).into_iter().flatten();
-        scopes.all(|name| {
-            let scope = json!({"scopeName": name, "operator": "Exists"});
-            self.evaluator.is_in_scope(object, &scope)
-        }) && selectors.all(|scope| self.evaluator.is_in_scope(object, scope))
+/// Whether an object is in all scopes of a quota.
+fn is_in_scopes(evaluator: Evaluator, quota: &Object, object: &Object) -> bool {
+    let scopes = quota.at(&["spec", "scopes"]).and_then(Value::as_array);
+    let mut scopes = scopes.into_iter().flatten();
+    let selector = quota.at(&["spec", "scopeSelector", "matchExpressions"]);
+    let mut selectors = selector.and_then(Value::as_array).into_iter().flatten();
+    scopes.all(|name| {
+        let scope = json!({"scopeName": name, "operator": "Exists"});
+        evaluator.is_in_scope(object, &scope)
+    }) && selectors.all(|scope| evaluator.is_in_scope(object, scope))
+}
+
+/// Whether objects of a resource can use something of a quota.
+pub(crate) fn concerns(quota: &Object, def: &ResourceDef) -> bool {
+    let hard = amounts(quota, &["spec", "hard"]);
+    Evaluator::of(def).is_some_and(|evaluator| hard.keys().any(|name| evaluator.counts(def, name)))
+}
+
+/// Adds what `objects` of a resource use of a quota to `used`, which has all names of its
+/// `spec.hard`.
+pub(crate) fn add_used(
+    used: &mut Resources,
+    quota: &Object,
+    (def, objects): (&ResourceDef, &[Object]),
+) {
+    let Some(evaluator) = Evaluator::of(def) else {
+        return;
+    };
+    for object in objects {
+        if !is_in_scopes(evaluator, quota, object) {
+            continue;
+        }
+        for (name, amount) in evaluator.usage(def, object) {
+            if let Some(sum) = used.get_mut(&name) {
+                *sum += amount;
+            }
+        }
     }
 }
 
@@ -135,7 +167,12 @@ fn subtract(a: Quantity, b: Quantity) -> Quantity {
 
 /// `status.hard` or `status.used`.
 fn status(quota: &Object, field: &str) -> Resources {
-    let amounts = quota.at(&["status", field]).and_then(Value::as_object);
+    amounts(quota, &["status", field])
+}
+
+/// Amounts by name.
+pub(crate) fn amounts(quota: &Object, path: &[&str]) -> Resources {
+    let amounts = quota.at(path).and_then(Value::as_object);
     let amounts = amounts.into_iter().flatten();
     amounts
         .filter_map(|(name, amount)| Some((name.clone(), Quantity::from_json(amount).ok()?)))
